@@ -73,8 +73,10 @@ class Azurite:
         known = ";".join(f"{name}:{account_key(name)}" for name in (ACCOUNT, *self.accounts))
         try:
             # A session of its own: Ctrl-C reaches the host first, which then stops Azurite in order.
-            self._process = subprocess.Popen(command, env={**os.environ, "AZURITE_ACCOUNTS": known}, start_new_session=True,
-                                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self._process = subprocess.Popen(
+                command, env={**os.environ, "AZURITE_ACCOUNTS": known}, start_new_session=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            )
         except FileNotFoundError:
             raise AzuriteError("Node is missing: Azurite needs Node 18 or newer on the PATH.") from None
         deadline = time.monotonic() + wait_seconds

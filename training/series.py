@@ -13,7 +13,7 @@ type IntArray = NDArray[np.int64]
 
 
 class NotEnoughHistory(ValueError):
-    """A family needs more usable points than the series has; it is left out of the comparison, never an error of the job."""
+    """A family needs more usable points than the series has: it sits the comparison out, the job goes on."""
 
     def __init__(self, needs: int, has: int) -> None:
         super().__init__(f"needs {needs} usable points, has {has}")

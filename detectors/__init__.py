@@ -1,0 +1,1 @@
+"""The request path: numpy, onnxruntime, pydantic and nothing heavier."""

@@ -1,0 +1,1 @@
+"""Durable orchestrations: one blueprint a file, an orchestrator with its activities."""

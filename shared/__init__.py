@@ -1,0 +1,1 @@
+"""What every trigger shares: the contract, errors, settings, storage, history and the model registry."""
