@@ -1,0 +1,245 @@
+"""What was observed of each table, one entity a point, in Table storage. The only home of azure.data.tables.
+
+PartitionKey `{detector}:{table_id}`, RowKey the UTC time in fixed width, so that keys sort by time, a rerun of a load
+replaces its failed point, and a training window is one range query. The partition `:tables:{detector}` lists the tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from azure.core import MatchConditions
+from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.data.tables import TableClient, TableServiceClient, UpdateMode
+from numpy.typing import NDArray
+
+from shared import storage
+from shared.errors import InvalidRequest, NotFound
+from shared.ids import check_id
+from shared.settings import Settings
+
+STATUSES: Final = ("ok", "anomaly", "expected", "repaired", "excluded")
+OK, ANOMALY, EXPECTED, REPAIRED, EXCLUDED = range(len(STATUSES))
+_CODES = {name: code for code, name in enumerate(STATUSES)}
+TRANSACTION_POINTS = 100  # the service's own limit
+PAGE_POINTS = 1000
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One observed value. `timestamp` aware, `value` finite, `score` in [0, 1], `model` the version that judged it.
+
+    Raises InvalidRequest, naming the field.
+    """
+
+    timestamp: datetime
+    value: float
+    status: str = "ok"
+    score: float | None = None
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.timestamp.tzinfo is None:
+            raise InvalidRequest("A timestamp needs a time zone here.", "timestamp")
+        if not math.isfinite(self.value):
+            raise InvalidRequest("A value must be a finite number.", "value")
+        if self.status not in _CODES:
+            raise InvalidRequest(f"A status is one of {', '.join(STATUSES)}.", "status")
+
+    @property
+    def seconds(self) -> int:
+        """Since 1970-01-01 UTC, rounded down."""
+        return math.floor(self.timestamp.timestamp())
+
+    @property
+    def code(self) -> int:
+        return _CODES[self.status]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The history of one table, oldest first.
+
+    `seconds` (m,) int64 since 1970-01-01 UTC, `values` (m,) float64 in the metric's own unit, `status` (m,) uint8 codes: OK,
+    ANOMALY, EXPECTED, REPAIRED, EXCLUDED. `stale` says why it may lack the latest points, None when it lacks none.
+    """
+
+    seconds: NDArray[np.int64]
+    values: NDArray[np.float64]
+    status: NDArray[np.uint8]
+    stale: str | None = None
+
+    @classmethod
+    def of(cls, seconds: Sequence[int], values: Sequence[float], status: Sequence[int]) -> Series:
+        return cls(np.array(seconds, np.int64), np.array(values, np.float64), np.array(status, np.uint8))
+
+    def with_point(self, point: Point) -> Series:
+        """The series with one point more, or with another value at a time that it has."""
+        at = int(np.searchsorted(self.seconds, point.seconds))
+        rest = at + 1 if at < len(self.seconds) and self.seconds[at] == point.seconds else at
+
+        def spliced[T: np.generic](array: NDArray[T], new: float) -> NDArray[T]:
+            return np.concatenate((array[:at], np.array([new], array.dtype), array[rest:]))
+
+        return Series(spliced(self.seconds, point.seconds), spliced(self.values, point.value),
+                      spliced(self.status, point.code), self.stale)
+
+
+class History:
+    """One client for the whole process, made at its first use; every method may be called from any thread.
+
+    All of them raise StorageUnavailable when the account does not answer, and InvalidRequest for an id that is none. The
+    table is created by the first write that misses it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._listed: set[tuple[str, str]] = set()
+
+    def record(self, detector: str, table_id: str, points: Sequence[Point]) -> None:
+        """Keeps the points; of several at one time the last, and each in place of what was stored there."""
+        self.record_many(detector, {table_id: points})
+
+    def record_many(self, detector: str, points: Mapping[str, Sequence[Point]]) -> None:
+        """`record` for many tables at once, several transactions at a time. Repeat it when it raises: it is idempotent."""
+        now = row_key(datetime.now(UTC))
+        for table_id in points:
+            self._list(detector, table_id)
+        batches: list[list[dict[str, Any]]] = []
+        for table_id, some in points.items():
+            latest = {row_key(p.timestamp): p for p in some}
+            entities = [_entity(partition(detector, table_id), key, p, now) for key, p in latest.items()]
+            batches += [entities[i:i + TRANSACTION_POINTS] for i in range(0, len(entities), TRANSACTION_POINTS)]
+        if len(batches) == 1:
+            self._upsert(batches[0])
+        elif batches:
+            with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as pool:
+                list(pool.map(self._upsert, batches))
+
+    def observe(self, detector: str, table_id: str, point: Point, observed_at: datetime) -> bool:
+        """Keeps a point unless one observed later, or this very one, is there; tells whether it did.
+
+        Messages may so arrive twice and in any order.
+        """
+        self._list(detector, table_id)
+        entity = _entity(partition(detector, table_id), row_key(point.timestamp), point, row_key(observed_at))
+        with storage.answering():
+            while True:
+                try:
+                    self._table.create_entity(entity)
+                    return True
+                except ResourceExistsError:
+                    pass
+                except ResourceNotFoundError:
+                    self._create_table()
+                    continue
+                try:
+                    stored = self._table.get_entity(entity["PartitionKey"], entity["RowKey"], select=["observed_at"])
+                    if stored.get("observed_at", "") >= entity["observed_at"]:
+                        return False
+                    self._table.update_entity(entity, UpdateMode.MERGE, etag=stored.metadata["etag"],
+                                              match_condition=MatchConditions.IfNotModified)
+                    return True
+                except (ResourceModifiedError, ResourceNotFoundError):
+                    continue  # somebody else wrote or removed it meanwhile: look again
+
+    def set_status(self, detector: str, table_id: str, timestamp: datetime, status: str) -> None:
+        """What a user says about a stored point. Raises NotFound where there is none, InvalidRequest."""
+        if status not in _CODES:
+            raise InvalidRequest(f"A status is one of {', '.join(STATUSES)}.", "status")
+        entity = {"PartitionKey": partition(detector, table_id), "RowKey": row_key(timestamp), "status": status}
+        with storage.answering():
+            try:
+                self._table.update_entity(entity, UpdateMode.MERGE)
+            except ResourceNotFoundError:
+                raise NotFound(f"{table_id} has no point at {entity['RowKey']}.", "timestamp") from None
+
+    def read(self, detector: str, table_id: str, start: datetime | None = None, end: datetime | None = None) -> Series:
+        """The points from `start` on and before `end`; an empty series for a table that is not known."""
+        where = f"PartitionKey eq '{partition(detector, table_id)}'"
+        where += f" and RowKey ge '{row_key(start)}'" if start else ""
+        where += f" and RowKey lt '{row_key(end)}'" if end else ""
+        rows = list(self._query(where, ["RowKey", "value", "status"]))
+        return Series(np.array([row["RowKey"][:19] for row in rows], "datetime64[s]").astype(np.int64),
+                      np.array([row["value"] for row in rows], np.float64),
+                      np.array([_CODES[row["status"]] for row in rows], np.uint8))
+
+    def tables(self, detector: str) -> Iterator[str]:
+        """The ids of all tables that a point was ever kept of, sorted."""
+        for row in self._query(f"PartitionKey eq '{_index(detector)}'", ["RowKey"]):
+            yield row["RowKey"]
+
+    def _list(self, detector: str, table_id: str) -> None:
+        """Writes the table into the index, once for each worker; before its points, so that none is ever unlisted."""
+        check_id(table_id, "table_id")
+        if (detector, table_id) not in self._listed:
+            self._upsert([{"PartitionKey": _index(detector), "RowKey": table_id}])
+            self._listed.add((detector, table_id))
+
+    def _upsert(self, entities: list[dict[str, Any]]) -> None:
+        operations = [("upsert", entity, {"mode": UpdateMode.MERGE}) for entity in entities]
+        with storage.answering():
+            try:
+                self._table.submit_transaction(operations)
+            except ResourceNotFoundError:
+                self._create_table()
+                self._table.submit_transaction(operations)
+
+    def _query(self, where: str, columns: list[str]) -> Iterator[Mapping[str, Any]]:
+        with storage.answering():
+            try:
+                yield from self._table.query_entities(where, select=columns, results_per_page=PAGE_POINTS)
+            except ResourceNotFoundError:
+                return
+
+    def _create_table(self) -> None:
+        self._service.create_table_if_not_exists(self._settings.history_table)
+
+    @cached_property
+    def _table(self) -> TableClient:
+        return self._service.get_table_client(self._settings.history_table)
+
+    @cached_property
+    def _service(self) -> TableServiceClient:
+        settings = self._settings
+        options: dict[str, Any] = {"connection_timeout": storage.CONNECT_SECONDS, "read_timeout": storage.READ_SECONDS,
+                                   "retry_total": storage.TRIES - 1, "retry_backoff_factor": 0.1}
+        if settings.connection_string:
+            return TableServiceClient.from_connection_string(settings.connection_string, **options)
+        if settings.table_uri:
+            return TableServiceClient(settings.table_uri, credential=storage.credential(settings.client_id), **options)
+        raise storage.missing_connection("table")
+
+
+def partition(detector: str, table_id: str) -> str:
+    """The PartitionKey of a table's points. Raises InvalidRequest."""
+    return f"{check_id(detector, 'detector')}:{check_id(table_id, 'table_id')}"
+
+
+def row_key(timestamp: datetime) -> str:
+    """UTC in fixed width, `2026-09-21T02:00:00.000000Z`, so that keys sort by time. Raises InvalidRequest."""
+    if timestamp.tzinfo is None:
+        raise InvalidRequest("A timestamp needs a time zone here.", "timestamp")
+    try:
+        return timestamp.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    except OverflowError:
+        raise InvalidRequest("The timestamp is outside the years 1 to 9999 UTC.", "timestamp") from None
+
+
+def _index(detector: str) -> str:
+    # A colon first: no detector's own partition can have this name.
+    return f":tables:{check_id(detector, 'detector')}"
+
+
+def _entity(partition_key: str, key: str, point: Point, observed_at: str) -> dict[str, Any]:
+    entity = {"PartitionKey": partition_key, "RowKey": key, "value": float(point.value), "status": point.status,
+              "observed_at": observed_at, "score": point.score, "model": point.model}
+    return {name: value for name, value in entity.items() if value is not None}

@@ -1,0 +1,62 @@
+"""How the storage account is reached, and what is said when it does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from azure.core.exceptions import HttpResponseError, IncompleteReadError, ServiceRequestError, ServiceResponseError
+
+from shared.errors import StorageUnavailable
+from shared.settings import CONNECTIONS
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+# An account that is down is reported within about three seconds: two tries to connect, no pause between them.
+TRIES = 2
+CONNECT_SECONDS = 1.4
+READ_SECONDS = 10.0
+
+# 401, 403 and 429 are a matter of the account, not of the request: keys in rotation, a role not there yet, a throttle.
+_ACCOUNT_STATUS = frozenset({401, 403, 408, 429})
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Raises StorageUnavailable where the account does not answer, or refuses this app. Other errors pass."""
+    try:
+        yield
+    except (ServiceRequestError, ServiceResponseError, IncompleteReadError) as error:
+        raise StorageUnavailable(f"Storage does not answer: {_first_line(error)}") from error
+    except HttpResponseError as error:
+        status = error.status_code
+        if status is None or status in _ACCOUNT_STATUS or status >= 500:
+            raise StorageUnavailable(f"Storage refuses with status {status}: {_first_line(error)}") from error
+        raise
+
+
+def error_code(error: HttpResponseError) -> str:
+    """The service's own word for an error, such as ContainerNotFound."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code))
+
+
+def missing_connection(service: str) -> StorageUnavailable:
+    name = CONNECTIONS[0]
+    return StorageUnavailable(f"The app setting {name} is missing: set it to a storage connection string, "
+                              f"or {name}__{service}ServiceUri to use an identity.")
+
+
+@cache
+def credential(client_id: str | None) -> TokenCredential:
+    """The identity of this app: the user-assigned one with `client_id`, else what Azure finds around it."""
+    from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
+
+    return ManagedIdentityCredential(client_id=client_id) if client_id else DefaultAzureCredential()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
