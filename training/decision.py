@@ -1,0 +1,219 @@
+"""Whole decisions as ONNX: a fitted family and its calibration in, one self-describing file out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import ndonnx as ndx
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from training.calibration import Calibration
+from training.series import FloatArray, TrainingSeries
+
+IR_VERSION = 10
+PROBE_THRESHOLD = 0.99
+SPIKE = 5.0  # times the usual, in the probe
+ASIDE = 1e-9  # relative distance between a value and a bound that excludes it
+STEPS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)  # in spreads, either side: where a scorer's bounds are searched
+
+
+class Forecaster(Protocol):
+    """A family that predicts a value and how far off it usually is."""
+
+    @property
+    def window(self) -> int: ...
+
+    def forecast(self, xp: Any, time: Any, history: Any, holiday: Any) -> tuple[Any, Any, Any, Any | None]:
+        """-> expected (n,), spread below (n,) and above (n,) > 0, effects (n, e) or None, all in rows; NaN where unknown."""
+        ...
+
+
+class Scorer(Protocol):
+    """A family that ranks values without predicting one. It works in log1p(rows)."""
+
+    @property
+    def window(self) -> int: ...
+
+    def context(self, xp: Any, time: Any, history: Any, holiday: Any) -> Any:
+        """What the buckets before the judged one say, computed once for all candidate values."""
+        ...
+
+    def centre(self, xp: Any, context: Any) -> tuple[Any, Any]:
+        """-> (n,) the most usual log1p(rows) and (n,) its spread; NaN where nothing is known."""
+        ...
+
+    def raw(self, xp: Any, context: Any, level: Any) -> Any:
+        """(n, g) log1p of candidate values -> (n, g) raw score of order one, higher = more anomalous."""
+        ...
+
+
+def forecaster_scores(fitted: Forecaster, inputs: Mapping[str, Any]) -> FloatArray:
+    """(n,) raw scores, deviations in spreads, of the rows that `judged` laid out: what a calibration is fitted to."""
+    expected, below, above, _ = fitted.forecast(np, inputs["time"], inputs["history"], inputs["holiday"])
+    raw: FloatArray = _deviation(np, inputs["value"], expected, below, above)
+    return raw
+
+
+def scorer_scores(fitted: Scorer, inputs: Mapping[str, Any]) -> FloatArray:
+    """(n,) raw scores of the rows that `judged` laid out: what a calibration is fitted to."""
+    context = fitted.context(np, inputs["time"], inputs["history"], inputs["holiday"])
+    raw: FloatArray = fitted.raw(np, context, _log1p(np, inputs["value"])[:, None])[:, 0]
+    return raw
+
+
+def export_forecaster(
+    fitted: Forecaster, calibration: Calibration, series: TrainingSeries, card: dict[str, Any]
+) -> bytes:
+    """The ONNX file of a forecaster: bounds are the values whose score is the threshold."""
+
+    def decide(xp: Any, time: Any, history: Any, holiday: Any, value: Any, threshold: Any) -> dict[str, Any]:
+        expected, below, above, effects = fitted.forecast(xp, time, history, holiday)
+        reach = xp.maximum(calibration.inverse(xp, threshold), 0.0)
+        outputs = {
+            "expected": expected,
+            "lower": expected - reach * below,
+            "upper": expected + reach * above,
+            "score": calibration.score(xp, _deviation(xp, value, expected, below, above)),
+        }
+        return outputs if effects is None else outputs | {"effects": effects}
+
+    return build(decide, series, card)
+
+
+def export_scorer(fitted: Scorer, calibration: Calibration, series: TrainingSeries, card: dict[str, Any]) -> bytes:
+    """The ONNX file of a scorer: bounds enclose the usual values around the centre, found on a grid in the same run.
+
+    A bound between two grid points is interpolated; then the judged value's own score has the last word, so that it is
+    outside the bounds exactly when its score reaches the threshold. Bounds end with the grid, ten spreads away.
+    """
+    below, above = -np.asarray(STEPS)[None, :], np.asarray(STEPS)[None, :]
+
+    def decide(xp: Any, time: Any, history: Any, holiday: Any, value: Any, threshold: Any) -> dict[str, Any]:
+        context = fitted.context(xp, time, history, holiday)
+        middle, spread = (part[:, None] for part in fitted.centre(xp, context))
+        level = xp.concat(
+            [
+                _log1p(xp, value)[:, None],
+                middle,
+                xp.maximum(middle + spread * xp.asarray(below), 0.0),
+                middle + spread * xp.asarray(above),
+            ],
+            axis=1,
+        )
+        raw = fitted.raw(xp, context, level)
+        score = calibration.score(xp, raw[:, 0])
+        limit = calibration.inverse(xp, threshold)[:, None]
+        split = 2 + len(STEPS)
+        rising = xp.concat([raw[:, 1:2], raw[:, split:]], axis=1)
+        lower = _expm1(xp, _edge(xp, level[:, 1:split], raw[:, 1:split], limit))
+        upper = _expm1(xp, _edge(xp, xp.concat([middle, level[:, split:]], axis=1), rising, limit))
+        expected = _expm1(xp, middle[:, 0])
+
+        anomalous, high = score >= threshold, value >= expected
+        aside = ASIDE * xp.maximum(value, 1.0)
+        lower = xp.where(anomalous, xp.where(high, lower, xp.maximum(lower, value + aside)), xp.minimum(lower, value))
+        upper = xp.where(anomalous, xp.where(high, xp.minimum(upper, value - aside), upper), xp.maximum(upper, value))
+        return {"expected": expected, "lower": lower, "upper": upper, "score": score}
+
+    return build(decide, series, card)
+
+
+def judged(series: TrainingSeries, time: NDArray[np.int64], window: int) -> dict[str, Any]:
+    """(n,) buckets of the series -> the inputs that a model would get on those days, history NaN before the series began."""
+    width = max(window, 1)
+    at = np.asarray(time)[:, None] - series.start + np.arange(-width, 1)
+    known = (at >= 0) & (at < len(series.values))
+    inside = np.clip(at, 0, len(series.values) - 1)
+    values = np.where(known, series.values[inside], np.nan)
+    return {
+        "time": np.asarray(time, np.int64),
+        "history": values[:, :-1],
+        "holiday": np.where(known, series.holiday[inside], 0),
+        "value": values[:, -1],
+    }
+
+
+def build(decide: Callable[..., Mapping[str, Any]], series: TrainingSeries, card: dict[str, Any]) -> bytes:
+    """Trace `decide(xp, time, history, holiday, value, threshold) -> outputs by name` into an ONNX file with its card.
+
+    Inputs that it does not use are not declared. `card["window"]` says how many buckets of history it needs. The card
+    gains `probe`: inputs made from the end of the series, with the outputs that this very file gave for them.
+    """
+    inputs = {
+        "time": ndx.argument(shape=("n",), dtype=ndx.int64),
+        "history": ndx.argument(shape=("n", "k"), dtype=ndx.float64),
+        "holiday": ndx.argument(shape=("n", "k_and_judged"), dtype=ndx.int64),
+        "value": ndx.argument(shape=("n",), dtype=ndx.float64),
+        "threshold": ndx.argument(shape=("n",), dtype=ndx.float64),
+    }
+    outputs = dict(decide(ndx, **inputs))
+    model = ndx.build(inputs, outputs, drop_unused=True)
+    model.ir_version = IR_VERSION
+    model.graph.input.sort(key=lambda entry: list(inputs).index(entry.name))
+    feeds = _probe_inputs(series, int(card["window"]))
+    feeds = {entry.name: feeds[entry.name] for entry in model.graph.input}
+    answers = run(model.SerializeToString(), feeds)
+    probe = {"inputs": _listed(feeds), "outputs": _listed(answers)}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {"card": json.dumps(card | {"probe": probe})})
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def run(model: bytes, feeds: Mapping[str, Any]) -> dict[str, FloatArray]:
+    """The outputs of an ONNX file by name, on one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _probe_inputs(series: TrainingSeries, window: int) -> dict[str, Any]:
+    """An ordinary day, a history with gaps, a spike, an empty load and an unknown value: the last day that is known."""
+    known = np.flatnonzero(np.isfinite(series.values))
+    feeds = judged(series, np.full(5, series.start + known[-1]), window)
+    feeds["history"][1, [-1, -2]] = math.nan
+    feeds["value"][2:] = SPIKE * feeds["value"][2] + SPIKE, 0.0, math.nan
+    return feeds | {"threshold": np.full(5, PROBE_THRESHOLD)}
+
+
+def _listed(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as nested lists for JSON, NaN as None."""
+    return {name: _with_none(array.tolist()) for name, array in arrays.items()}
+
+
+def _with_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_none(item) for item in value]
+    return None if math.isnan(value) else value
+
+
+def _deviation(xp: Any, value: Any, expected: Any, below: Any, above: Any) -> Any:
+    """(n,) distance from the expectation in spreads of its side."""
+    distance = value - expected
+    return xp.abs(distance) / xp.where(distance < 0.0, below, above)
+
+
+def _edge(xp: Any, level: Any, raw: Any, limit: Any) -> Any:
+    """(n, g) levels away from the centre, their raw scores, (n, 1) limit -> (n,) where the raw score first reaches it."""
+    outside = xp.astype(raw[:, :-1] >= limit, xp.float64)
+    reached = xp.astype(xp.cumulative_sum(outside, axis=1) < 0.5, xp.float64)
+    rise = raw[:, 1:] - raw[:, :-1]
+    crossing = (limit - raw[:, :-1]) / xp.where(rise > 0.0, rise, 1.0)
+    share = xp.where(raw[:, 1:] >= limit, crossing, 1.0)
+    return level[:, 0] + xp.sum(reached * share * (level[:, 1:] - level[:, :-1]), axis=1)
+
+
+def _log1p(xp: Any, value: Any) -> Any:
+    return xp.log(1.0 + value)
+
+
+def _expm1(xp: Any, level: Any) -> Any:
+    return xp.exp(level) - 1.0
