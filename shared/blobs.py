@@ -24,11 +24,13 @@ from shared.ids import check_blob_name
 from shared.settings import Settings
 
 
-class _Answer(Enum):
+class NotModified(Enum):
+    """The answer to a read that named an ETag which is still current."""
+
     NOT_MODIFIED = "not modified"
 
 
-NOT_MODIFIED: Final = _Answer.NOT_MODIFIED
+NOT_MODIFIED: Final = NotModified.NOT_MODIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,10 @@ class Blobs:
     def get(self, container: str, name: str, *, longest: int | None = None) -> Blob | None: ...
     @overload
     def get(self, container: str, name: str, etag: str | None, *,
-            longest: int | None = None) -> Blob | _Answer | None: ...
+            longest: int | None = None) -> Blob | NotModified | None: ...
 
     def get(self, container: str, name: str, etag: str | None = None, *,
-            longest: int | None = None) -> Blob | _Answer | None:
+            longest: int | None = None) -> Blob | NotModified | None:
         """The blob, None where there is none, NOT_MODIFIED where it still has `etag`.
 
         Raises PayloadTooLarge before reading more than `longest` bytes.

@@ -7,7 +7,7 @@ replaces its failed point, and a training window is one range query. The partiti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 from azure.core import MatchConditions
-from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.data.tables import TableClient, TableServiceClient, UpdateMode
 from numpy.typing import NDArray
 
@@ -134,13 +134,10 @@ class History:
         with storage.answering():
             while True:
                 try:
-                    self._table.create_entity(entity)
+                    self._creating(lambda: self._table.create_entity(entity))
                     return True
                 except ResourceExistsError:
                     pass
-                except ResourceNotFoundError:
-                    self._create_table()
-                    continue
                 try:
                     stored = self._table.get_entity(entity["PartitionKey"], entity["RowKey"], select=["observed_at"])
                     if stored.get("observed_at", "") >= entity["observed_at"]:
@@ -187,11 +184,7 @@ class History:
     def _upsert(self, entities: list[dict[str, Any]]) -> None:
         operations = [("upsert", entity, {"mode": UpdateMode.MERGE}) for entity in entities]
         with storage.answering():
-            try:
-                self._table.submit_transaction(operations)
-            except ResourceNotFoundError:
-                self._create_table()
-                self._table.submit_transaction(operations)
+            self._creating(lambda: self._table.submit_transaction(operations))
 
     def _query(self, where: str, columns: list[str]) -> Iterator[Mapping[str, Any]]:
         with storage.answering():
@@ -200,8 +193,14 @@ class History:
             except ResourceNotFoundError:
                 return
 
-    def _create_table(self) -> None:
+    def _creating[T](self, write: Callable[[], T]) -> T:
+        try:
+            return write()
+        except HttpResponseError as error:
+            if storage.error_code(error) != "TableNotFound":
+                raise
         self._service.create_table_if_not_exists(self._settings.history_table)
+        return write()
 
     @cached_property
     def _table(self) -> TableClient:

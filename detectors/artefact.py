@@ -1,0 +1,119 @@
+"""A model as it is served: one ONNX file that holds the whole decision. The only home of onnxruntime.
+
+The file's metadata holds a card, and the card a probe: inputs with the outputs that training saw. Loading replays it, so a
+file that would answer differently here is refused before it answers anybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from shared.errors import ModelUnavailable
+
+SCHEMA = 1
+PROBE_TOLERANCE = 1e-9
+# What a session keeps besides the weights, measured with the arena off; the weights are held about three times.
+SESSION_BYTES = 256 * 1024
+WEIGHT_COPIES = 3
+
+_DTYPES = {"tensor(double)": np.float64, "tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+# ONNX Runtime's errors have no common base of their own.
+_NATIVE_ERRORS = (native.EPFail, native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf,
+                  native.ModelLoaded, native.NoModel, native.NoSuchFile, native.NotImplemented, native.RuntimeException)
+
+
+class UnusableArtefact(ModelUnavailable):
+    """The file is no model, is not the one that was published, or answers differently from its training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A loaded model. `run` may be called from any thread; `size_bytes` is about what it keeps in memory.
+
+    `card` is the trainer's, without the probe.
+    """
+
+    card: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    size_bytes: int
+    _session: ort.InferenceSession
+
+    @classmethod
+    def load(cls, payload: bytes, *, sha256: str | None = None) -> Self:
+        """From the bytes of the file: nothing outside it is read. Raises UnusableArtefact with the reason."""
+        if sha256 is not None and hashlib.sha256(payload).hexdigest() != sha256:
+            raise UnusableArtefact("The model's SHA-256 is not the one it was published with.")
+        try:
+            session = ort.InferenceSession(payload, _options(), providers=["CPUExecutionProvider"])
+        except _NATIVE_ERRORS as error:
+            raise UnusableArtefact(f"The model is no ONNX file that can be loaded: {error}") from error
+        card = _card(session.get_modelmeta().custom_metadata_map)
+        probe = card.pop("probe")
+        artefact = cls(card, tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs()),
+                       SESSION_BYTES + WEIGHT_COPIES * len(payload), session)
+        artefact._replay(probe)
+        return artefact
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every output by its name; of `feeds` only what the model declares. Raises KeyError for an input not given."""
+        values = self._session.run(self.outputs, {name: feeds[name] for name in self.inputs})
+        return dict(zip(self.outputs, values, strict=True))
+
+    @property
+    def algorithm(self) -> str:
+        return str(self.card["algorithm"])
+
+    @property
+    def version(self) -> str | None:
+        """As the trainer wrote it into the card, None where it did not."""
+        return self.card.get("version")
+
+    def _replay(self, probe: Any) -> None:
+        """Raises UnusableArtefact unless the probe gives what it gave in training."""
+        try:
+            declared = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
+            got = self.run({name: np.array(probe["inputs"][name], dtype) for name, dtype in declared.items()})
+            wanted = {name: np.array(probe["outputs"][name], np.float64) for name in self.outputs}
+        except (KeyError, TypeError, ValueError, *_NATIVE_ERRORS) as error:
+            raise UnusableArtefact(f"The model's probe cannot be replayed: {error!r}") from error
+        for name in self.outputs:
+            if got[name].shape != wanted[name].shape or not _equal(got[name], wanted[name]):
+                raise UnusableArtefact(f"The model's probe gives another {name} here than in training.")
+
+
+def _equal(got: NDArray[Any], wanted: NDArray[np.float64]) -> bool:
+    """Within 1e-9 of the value, or of one where that is smaller; NaN equals NaN."""
+    return bool(np.allclose(got, wanted, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE, equal_nan=True))
+
+
+def _card(metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        card = json.loads(metadata["card"])
+        missing = [field for field in ("schema", "algorithm", "probe") if field not in card]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnusableArtefact(f"The model has no card that can be read: {error!r}") from error
+    if missing:
+        raise UnusableArtefact(f"The model's card has no {' and no '.join(missing)}.")
+    if card["schema"] != SCHEMA:
+        raise UnusableArtefact(f"The model's card has schema {card['schema']}; this app reads {SCHEMA}.")
+    return dict(card)
+
+
+def _options() -> ort.SessionOptions:
+    """One thread a call, because calls take microseconds; no arena, because sessions are many and small."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    return options
