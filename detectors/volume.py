@@ -1,0 +1,234 @@
+"""Is this row count normal? From a request and what is known of the table to a verdict.
+
+    request + history -> dense buckets -> the table's model (one ONNX call), else the structural baseline -> verdict
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from detectors import calendar, structural, words
+from detectors.artefact import Artefact
+from detectors.context import Context, IntArray, calendar_of, gather, utc
+from detectors.decision import Decision, Judgement, decide, threshold_of
+from shared.catalogue import Catalogue, Loaded
+from shared.contract import Deviation, Effect, HistoryUse, Holidays, ModelUse, VolumeAnswer, VolumeRequest
+from shared.errors import ModelNotFound, ModelUnavailable, StorageUnavailable
+from shared.history import Point, Series
+
+BASELINE = ModelUse(name=None, version="1", algorithm="structural")
+
+
+def model_name(table_id: str) -> str:
+    """The registry's name of a table's volume model."""
+    return f"volume-anomaly.{table_id}"
+
+
+def detect(request: VolumeRequest, catalogue: Catalogue, now: datetime) -> VolumeAnswer:
+    """The verdict on one count, answered by the best there is: the table's model, else the structural baseline.
+
+    Raises ModelNotFound (with `require_model`), ModelUnavailable (with `fallback=false`), StorageUnavailable (storage is
+    down, nothing is warm and the body has no history), InvalidRequest (a holiday calendar that does not exist).
+    """
+    began = time.perf_counter()
+    known = _look_up(request, catalogue)
+    case = _case(request, known, now)
+    threshold = threshold_of(request)
+    if case.due is not None and now < case.due:
+        answer = _silent(request, case, "not_evaluated", f"This {request.granularity} bucket is still filling: it is judged "
+                                                         f"from {case.due.isoformat()} on.")
+    else:
+        answer = _evaluate(request, case, known, threshold)
+    answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
+    return answer
+
+
+def observation(request: VolumeRequest, answer: VolumeAnswer, catalogue: Catalogue, now: datetime) -> str | None:
+    """The message that keeps this call in the table's history; None where the caller named no table or no time, or asked to
+    leave no trace. This worker's own next verdict knows of it at once."""
+    if request.table_id is None or request.timestamp is None or not request.record:
+        return None
+    moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC"))
+    seen = Point(moment, request.current_row_count, "anomaly" if answer.is_anomaly else "ok",
+                 answer.deviation.score if answer.deviation else None, answer.model.name and answer.model.version)
+    catalogue.note("volume", request.table_id, seen)
+    message = asdict(seen) | {"detector": "volume", "table_id": request.table_id, "observed_at": now.isoformat(),
+                              "timestamp": moment.isoformat()}
+    return json.dumps(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What storage knows of the table, and what has to be said about it."""
+
+    model: Loaded | None = None
+    stored: Series | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
+    if request.table_id is None:
+        if request.require_model:
+            raise ModelNotFound("A model is required, and the request names no table.", "table_id")
+        return _Known()
+    model, stored, warnings = None, None, []
+    try:
+        model = catalogue.model(model_name(request.table_id))
+        if model is not None and model.stale:
+            warnings.append(f"An earlier model answered: {model.stale}")
+    except ModelUnavailable as error:
+        if not request.fallback:
+            raise
+        warnings.append(f"The table's model could not be used, the structural baseline answered: {error.message}")
+    except StorageUnavailable as error:
+        if not request.fallback:
+            raise ModelUnavailable(error.message) from error
+        if not request.historical_data:
+            raise
+        warnings.append("Storage does not answer: the verdict rests on the history of the request alone.")
+    try:
+        stored = catalogue.series("volume", request.table_id)
+    except StorageUnavailable:
+        if not request.historical_data and model is None:
+            raise
+        if not warnings:
+            warnings.append("Storage does not answer: stored history was left out.")
+    if model is None and request.require_model:
+        raise ModelNotFound(f"There is no model {model_name(request.table_id)}.", "table_id")
+    return _Known(model, stored, tuple(warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One count in its place: the bucket it belongs to, its calendar and the history before it."""
+
+    zone: str
+    bucket: int
+    context: Context
+    holiday: IntArray
+    holiday_name: str | None
+    moment: datetime
+    due: datetime | None
+
+
+def _case(request: VolumeRequest, known: _Known, now: datetime) -> _Case:
+    card = known.model.artefact.card if known.model else {}
+    zone = request.timezone or card.get("timezone") or "UTC"
+    moment = utc(request.timestamp, ZoneInfo(zone)) if request.timestamp else now
+    seconds = np.array([int(moment.timestamp())], np.int64)
+    bucket = int(calendar.buckets(seconds, zone, request.granularity)[0])
+    context = gather(request.historical_data, known.stored, zone, request.granularity, bucket)
+    holidays = request.holidays or Holidays.model_validate(card.get("holidays") or {})
+    classes, names = calendar_of(holidays, context.start, bucket, request.granularity)
+    due = None
+    if request.delay_minutes is not None:
+        end = calendar.bucket_start(bucket + 1, zone, request.granularity)
+        due = datetime.fromtimestamp(end + 60 * request.delay_minutes, UTC)
+    return _Case(zone, bucket, context, classes, names.get(bucket), moment, due)
+
+
+def _evaluate(request: VolumeRequest, case: _Case, known: _Known, threshold: float) -> VolumeAnswer:
+    value, warnings = request.current_row_count, [*known.warnings, *case.context.warnings]
+    judgement, model, window = None, BASELINE, None
+    if known.model is not None:
+        card = known.model.artefact.card
+        if card["granularity"] != request.granularity:
+            warnings.append(f"The model counts {card['granularity']} buckets: the structural baseline answered.")
+        else:
+            judgement = judge_with_model(known.model.artefact, case.context, case.holiday, case.bucket, value, threshold)
+            if judgement is None:
+                warnings.append("The model has too little recent history or is too old: the structural baseline answered.")
+            else:
+                model, window = _model_use(known.model), card["window"]
+    if judgement is None:
+        judgement = judge_with_baseline(case.context, case.holiday, case.bucket, value, threshold, request.granularity)
+    if judgement is None:
+        have = case.context.points
+        return _silent(request, case, "learning", f"{have} of {structural.days_needed} {request.granularity} counts known: "
+                                                  "verdicts begin after that.", warnings)
+    decision = decide(judgement, value, threshold, request)
+    return _answer(request, case, judgement, decision, threshold, model, case.context.use(window), warnings)
+
+
+def judge_with_model(artefact: Artefact, context: Context, holiday: IntArray, bucket: int, value: float,
+                     threshold: float) -> Judgement | None:
+    """One ONNX call. None where the model has nothing to go by: no usable history in its window, or it is too old."""
+    card = artefact.card
+    if card["valid_until"] is not None and bucket > card["valid_until"]:
+        return None
+    # The structural model carries its state and wants every bucket since; the others want their window.
+    structural_model = card["algorithm"] == "structural"
+    columns = max(card["window"], bucket - card["trained_until"] - 1 if structural_model else 1)
+    source = context.learnable if structural_model else context.normal
+    history = np.full((1, columns), np.nan)
+    if known := min(columns, len(source)):
+        history[0, -known:] = source[-known:]
+    holidays = np.zeros((1, columns + 1), np.int64)
+    held = min(columns + 1, len(holiday))
+    holidays[0, -held:] = holiday[-held:]
+    out = artefact.run({"time": np.array([bucket], np.int64), "history": history, "holiday": holidays,
+                        "value": np.array([value]), "threshold": np.array([threshold])})
+    score = out["score"].item()
+    if math.isnan(score):
+        return None
+    effects = dict(zip(card["factors"], out["effects"][0].tolist(), strict=True)) if "effects" in out else {}
+    return Judgement(score, out["expected"].item(), out["lower"].item(), out["upper"].item(), effects)
+
+
+def judge_with_baseline(context: Context, holiday: IntArray, bucket: int, value: float, threshold: float,
+                        granularity: str) -> Judgement | None:
+    """The structural filter, replayed over the history. None while it is still learning."""
+    if not len(context.values):
+        return None
+    past = np.arange(context.start, bucket, dtype=np.int64)
+    state = structural.replay(context.learnable, past, holiday[:-1], granularity)
+    verdict = structural.judge_next(state, bucket, int(holiday[-1]), value, threshold, granularity)
+    if not verdict.ready:
+        return None
+    return Judgement(verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.effects)
+
+
+def _model_use(loaded: Loaded) -> ModelUse:
+    card = loaded.artefact.card
+    return ModelUse(name=loaded.name, version=loaded.version, algorithm=card["algorithm"], sha256=loaded.sha256,
+                    trained_at=card.get("trained_at"), quality=card.get("quality"))
+
+
+def _answer(request: VolumeRequest, case: _Case, judgement: Judgement, decision: Decision, threshold: float,
+            model: ModelUse, history: HistoryUse, warnings: list[str]) -> VolumeAnswer:
+    value, expected = request.current_row_count, judgement.expected
+    change = value - expected
+    percent = round(100 * change / expected, 1) if expected > 0 else None
+    return VolumeAnswer(
+        is_anomaly=decision.is_anomaly, severity=decision.severity, confidence=decision.confidence,  # type: ignore[arg-type]
+        expected_range=(decision.lower, decision.upper),
+        message=words.volume(value, expected, decision, request.granularity, case.bucket, case.holiday_name,
+                             known_calendar=request.timestamp is not None),
+        status="evaluated", table_id=request.table_id, request_id=request.request_id,
+        timestamp=request.timestamp and case.moment.isoformat().replace("+00:00", "Z"), value=value,
+        expected_value=round(expected, 2), direction=decision.direction,  # type: ignore[arg-type]
+        deviation=Deviation(absolute=round(change, 2), percent=percent, score=math.floor(decision.score * 1e6) / 1e6,
+                            threshold=round(threshold, 6)),
+        explanation=[Effect(factor=name, effect=round(effect, 2)) for name, effect in judgement.effects.items()],
+        history=history, model=model, warnings=warnings,
+    )
+
+
+def _silent(request: VolumeRequest, case: _Case, status: str, reason: str,
+            warnings: list[str] | None = None) -> VolumeAnswer:
+    """No verdict, and why: never an anomaly, never certain, every count allowed."""
+    value = request.current_row_count
+    return VolumeAnswer(
+        is_anomaly=False, severity="none", confidence=0.0, expected_range=(0.0, None),
+        message=f"{value:,.0f} rows. {reason}", status=status, reason=reason,  # type: ignore[arg-type]
+        table_id=request.table_id, request_id=request.request_id,
+        timestamp=request.timestamp and case.moment.isoformat().replace("+00:00", "Z"), value=value,
+        history=case.context.use(), model=BASELINE, warnings=warnings or list(case.context.warnings),
+    )

@@ -1,0 +1,80 @@
+"""Every event that wakes the app."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import azure.durable_functions as df
+import azure.functions as func
+
+from detectors import volume
+from orchestrations import training
+from shared import health, models, observations
+from shared.answers import answer, refusals
+from shared.contract import TrainRequest, VolumeRequest, parse
+from shared.worker import catalogue, history, jobs, registry
+
+app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
+app.register_functions(training.blueprint)
+
+
+@app.route(route="v1/detect/volume", methods=["POST"])
+@app.queue_output(arg_name="observed", queue_name="%OBSERVATIONS_QUEUE%", connection="DATA_STORAGE")
+@refusals
+def detect_volume(req: func.HttpRequest, observed: func.Out[str]) -> func.HttpResponse:
+    request = parse(VolumeRequest, req.get_body())
+    verdict = volume.detect(request, catalogue(), now := datetime.now(UTC))
+    if (message := volume.observation(request, verdict, catalogue(), now)) is not None:
+        observed.set(message)
+    return answer(verdict, headers={"x-model-version": verdict.model.version})
+
+
+@app.queue_trigger(arg_name="message", queue_name="%OBSERVATIONS_QUEUE%", connection="DATA_STORAGE")
+def observe_queued(message: func.QueueMessage) -> None:
+    observations.observe(message.get_body(), history())
+
+
+@app.route(route="v1/observations", methods=["POST"])
+@refusals
+def load_observations(req: func.HttpRequest) -> func.HttpResponse:
+    report = observations.load(req.get_body(), history())
+    return answer(report, 200 if report["accepted"] else 422)
+
+
+@app.route(route="v1/train/volume-anomaly", methods=["POST"])
+@app.durable_client_input(client_name="client")
+@refusals
+async def train_volume(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    request = parse(TrainRequest, req.get_body(), limit=16 * 2**20)
+    return answer(await training.start(client, jobs(), request), 202)
+
+
+@app.route(route="v1/train/jobs/{job_id}", methods=["GET"])
+@app.durable_client_input(client_name="client")
+@refusals
+async def train_job(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    return answer(await training.status(client, jobs(), req.route_params["job_id"]))
+
+
+@app.route(route="v1/train/jobs/{job_id}/restart", methods=["POST"])
+@app.durable_client_input(client_name="client")
+@refusals
+async def restart_train_job(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    return answer(await training.restart(client, jobs(), req.route_params["job_id"]), 202)
+
+
+@app.route(route="v1/models", methods=["GET"])
+@refusals
+def list_models(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(models.listing(registry(), req.params))
+
+
+@app.route(route="v1/models/{name}", methods=["GET"])
+@refusals
+def show_model(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(models.description(registry(), req.route_params["name"]))
+
+
+@app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+def show_health(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(health.report(catalogue(), registry()))

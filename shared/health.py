@@ -1,0 +1,24 @@
+"""Is this worker fit to answer? What GET /api/health says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from shared.catalogue import Catalogue
+from shared.errors import ServiceError
+from shared.registry import Registry
+
+STARTED = datetime.now(UTC)
+
+
+def report(catalogue: Catalogue, registry: Registry) -> dict[str, Any]:
+    """`healthy`; `degraded` when storage does not answer (warm models and histories in a request still do)."""
+    now = datetime.now(UTC)
+    storage = {"reachable": True, "reason": None}
+    try:
+        next(registry.names(), None)
+    except ServiceError as error:
+        storage = {"reachable": False, "reason": error.message}
+    return {"status": "healthy" if storage["reachable"] else "degraded", "time": now.isoformat(timespec="seconds"),
+            "uptime_seconds": round((now - STARTED).total_seconds()), "storage": storage, **catalogue.status()}

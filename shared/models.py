@@ -1,0 +1,62 @@
+"""What the registry holds, for people: the list of models, and one model with its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+from shared.contract import whole_number
+from shared.errors import ModelNotFound, ServiceError
+from shared.ids import check_model_name
+from shared.registry import Champion, Manifest, Registry
+
+PAGE = 100
+READERS = 8
+
+
+def listing(registry: Registry, params: Mapping[str, str]) -> dict[str, Any]:
+    """Models by name: `prefix`, `after` (a name: the next page) and `limit` up to 1,000. Raises InvalidRequest.
+
+    `next` is what to give as `after` for more, null at the end.
+    """
+    limit = whole_number(params, "limit", PAGE, 1, 1000)
+    prefix, after = params.get("prefix", ""), params.get("after", "")
+    names = [check_model_name(text) for text in (prefix, after) if text]
+    found = (name for name in registry.names(prefix if names else "") if name > after)
+    page = list(islice(found, limit + 1))
+    with ThreadPoolExecutor(READERS) as pool:
+        entries = list(pool.map(lambda name: _entry(registry, name), page[:limit]))
+    return {"models": entries, "next": page[limit - 1] if len(page) > limit else None}
+
+
+def description(registry: Registry, name: str) -> dict[str, Any]:
+    """One model: its champion with figures, the champions before, and every version. Raises ModelNotFound."""
+    versions = registry.versions(name)
+    if not versions:
+        raise ModelNotFound(f"There is no model {name}.", "name")
+    champion = registry.champion(name)
+    return _entry(registry, name, champion) | {
+        "versions": [_facts(registry.manifest(name, version)) for version in reversed(versions[-50:])],
+        "previous": [asdict(p) for p in champion.previous] if champion else [],
+    }
+
+
+def _entry(registry: Registry, name: str, champion: Champion | None = None) -> dict[str, Any]:
+    try:
+        champion = champion or registry.champion(name)
+        facts = _facts(registry.manifest(name, champion.version)) if champion else None
+    except ServiceError as error:
+        return {"name": name, "champion": None, "problem": error.message}
+    if champion is None or facts is None:
+        return {"name": name, "champion": None}
+    return {"name": name, "champion": facts | {"promoted_at": champion.promoted_at, "reason": champion.reason}}
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    card = manifest.card
+    return {"version": manifest.version, "algorithm": card.get("algorithm"), "created_at": manifest.created_at,
+            "sha256": manifest.sha256, "bytes": manifest.size, "training": card.get("training"),
+            "quality": card.get("quality")}

@@ -1,0 +1,289 @@
+"""Trains the volume model of one table: every family back-tested on held-out days, the best exported to ONNX."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from detectors import calendar
+from detectors.context import calendar_of, gather
+from detectors.volume import model_name
+from shared.contract import HistoryPoint, TrainRequest
+from shared.errors import InvalidRequest
+from shared.history import EXPECTED, REPAIRED, Series
+from shared.registry import Registry
+from training import backtest, evaluation
+from training.evaluation import Scores
+from training.series import FloatArray, NotEnoughHistory, TrainingSeries
+
+# The structural baseline first: the others have to beat it.
+FAMILIES = ("structural", "prophet", "arima", "seasonal_decomposition", "isolation_forest", "one_class_svm", "lof")
+LIBRARIES = {"structural": "numpy", "prophet": "prophet", "arima": "statsmodels", "seasonal_decomposition": "statsmodels",
+             "isolation_forest": "scikit-learn", "one_class_svm": "scikit-learn", "lof": "scikit-learn"}
+BUCKETS_A_DAY = {"hourly": 24.0, "daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 30.4}
+# How far past its training a model can be asked: holiday names are looked up for this long.
+HORIZON_DAYS = 400
+# A graph may differ from the code that it was traced from by rounding, no more.
+GRAPH_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The training data of one table.
+
+    `series` has NaN for what no family may learn from; `observed` (m,) has every count but the excluded ones, for the
+    structural filter, which decides itself, and for judging a family on days it was not told about.
+    """
+
+    table_id: str
+    timezone: str
+    holidays: dict[str, Any]
+    series: TrainingSeries
+    observed: FloatArray
+
+    def learnt_by(self, algorithm: str) -> TrainingSeries:
+        """What a family is fitted on: the structural filter sees every count and leaves out what it flags itself."""
+        return replace(self.series, values=self.observed) if algorithm == "structural" else self.series
+
+    def facts(self) -> dict[str, Any]:
+        """What the job tells about its data."""
+        start, end = (self._date(b) for b in (self.series.start, self.series.end))
+        known = int(np.isfinite(self.observed).sum())
+        return {"from": start, "to": end, "points": known, "used": self.series.usable,
+                "excluded": known - self.series.usable, "missing": len(self.observed) - known}
+
+    def _date(self, bucket: int) -> str:
+        start = calendar.bucket_start(bucket, self.timezone, self.series.granularity)
+        return datetime.fromtimestamp(start, UTC).isoformat().replace("+00:00", "Z")
+
+    def to_json(self) -> bytes:
+        s = self.series
+        return json.dumps({
+            "table_id": self.table_id, "timezone": self.timezone, "holidays": self.holidays, "start": s.start,
+            "granularity": s.granularity, "values": _nulls(s.values), "observed": _nulls(self.observed),
+            "holiday": s.holiday.tolist(), "names": {str(b): name for b, name in s.names.items()},
+        }).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Prepared:
+        d = json.loads(text)
+        series = TrainingSeries(d["start"], np.array(d["values"], np.float64), np.array(d["holiday"], np.int64),
+                                {int(b): name for b, name in d["names"].items()}, d["granularity"])
+        return cls(d["table_id"], d["timezone"], d["holidays"], series, np.array(d["observed"], np.float64))
+
+
+def prepare(request: TrainRequest, stored: Series | None) -> Prepared:
+    """The last `training_days` of the stored history with the request's merged in.
+
+    What the structural filter flags is left out of the series the other families learn from, unless the user said that it
+    was expected: most bad loads were never labelled by anybody. Raises InvalidRequest where there is no history.
+    """
+    zone, granularity = request.timezone, request.granularity
+    longest = round(request.training_days * BUCKETS_A_DAY[granularity])
+    everything = gather(request.historical_data, stored, zone, granularity, before=2**40, longest=2**41)
+    if not everything.points:
+        raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")
+    first = max(0, len(everything.values) - longest)
+    start, status = everything.start + first, everything.status[first:]
+    observed, normal = everything.learnable[first:], everything.normal[first:]
+    horizon = start + len(observed) + round(HORIZON_DAYS * BUCKETS_A_DAY[granularity])
+    holiday, names = calendar_of(request.holidays, start, horizon, granularity)
+    holiday = holiday[:len(observed)]
+    flagged = backtest.structural_flags(observed, start, holiday, granularity)
+    vouched = (status == EXPECTED) | (status == REPAIRED)
+    series = TrainingSeries(start, np.where(flagged & ~vouched, np.nan, normal), holiday, names, granularity)
+    return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), series, observed)
+
+
+def families(request: TrainRequest, registry: Registry) -> list[str]:
+    """Which families a job tries: all, or the one asked for with those it is compared with."""
+    if request.algorithm == "auto":
+        return list(FAMILIES)
+    champion = registry.champion(model_name(request.table_id))
+    rivals = {request.algorithm, "structural"}
+    if champion is not None:
+        rivals.add(registry.manifest(model_name(request.table_id), champion.version).card["algorithm"])
+    return [family for family in FAMILIES if family in rivals]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One family's model of one table with its figures; without a payload where it could not be trained or is not right."""
+
+    algorithm: str
+    figures: dict[str, Any]
+    payload: bytes | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    scores: Scores | None = None
+
+    def to_parts(self) -> dict[str, bytes]:
+        """The candidate as files: figures for people, the model, and what choosing needs."""
+        parts = {"json": json.dumps(self.figures).encode()}
+        if self.payload is not None and self.scores is not None:
+            choosing = {"card": self.card, "normal": _nulls(self.scores.normal), "faulty": _nulls(self.scores.faulty)}
+            # The figures last: they say that the candidate is complete.
+            parts = {"onnx": self.payload, "choosing": json.dumps(choosing).encode(), **parts}
+        return parts
+
+    @classmethod
+    def from_parts(cls, algorithm: str, parts: dict[str, bytes | None]) -> Candidate:
+        figures = json.loads(parts["json"] or b"{}")
+        if not parts.get("onnx"):
+            return cls(algorithm, figures)
+        choosing = json.loads(parts["choosing"] or b"{}")
+        normal = np.array(choosing["normal"], np.float64)
+        scores = Scores(normal, np.array(choosing["faulty"], np.float64).reshape(len(normal), len(evaluation.FAULTS)))
+        return cls(algorithm, figures, parts["onnx"], choosing["card"], scores)
+
+
+def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
+    """Back-tests one family on held-out days, then fits it on everything and exports it. Never raises for want of data."""
+    began = time.perf_counter()
+    figures: dict[str, Any] = {"algorithm": algorithm}
+    try:
+        scores, calibration = backtest.held_out(algorithm, prepared.series, prepared.observed)
+        quality = evaluation.quality(scores)
+        card = _card(prepared, algorithm, quality)
+        series = prepared.learnt_by(algorithm)
+        fitted = backtest.fit(algorithm, series)
+        payload = backtest.export(algorithm, fitted, calibration, series, card)
+    except (NotEnoughHistory, ValueError) as error:
+        return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
+    parity = fitted.check_parity()
+    figures |= {"quality": quality, "parity": asdict(parity), "artefact_bytes": len(payload),
+                "seconds": round(time.perf_counter() - began, 2)}
+    if not parity.holds:
+        return Candidate(algorithm, figures | {"error": "the ONNX graph differs from its library"})
+    return Candidate(algorithm, figures, payload, card, scores)
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """The best by F1 on held-out days; the structural baseline unless another beats it beyond noise.
+
+    Raises InvalidRequest where nothing could be trained.
+    """
+    able = [c for c in candidates if c.payload is not None and c.scores is not None]
+    if not able:
+        reasons = "; ".join(f"{c.algorithm}: {c.figures.get('error')}" for c in candidates)
+        raise InvalidRequest(f"No family could be trained. {reasons}", "table_id")
+    baseline = next((c for c in able if c.algorithm == "structural"), None)
+    if baseline is not None and baseline.scores is not None:
+        better = [c for c in able if c.scores is not None and evaluation.beats(c.scores, baseline.scores)]
+        able = better or [baseline]
+    return max(able, key=lambda c: c.figures["quality"]["f1"])
+
+
+def publish_best(candidates: Sequence[Candidate], request: TrainRequest, registry: Registry) -> dict[str, Any]:
+    """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
+    name = model_name(request.table_id)
+    best = choose(candidates) if request.algorithm == "auto" else choose([c for c in candidates
+                                                                         if c.algorithm == request.algorithm])
+    champion = registry.champion(name)
+    manifest = registry.publish(name, best.payload or b"", best.card)
+    promoted, reason = _decide(best, candidates, request, champion and registry.manifest(name, champion.version).card)
+    if promoted:
+        registry.promote(name, manifest.version, reason=reason)
+    return {
+        "model_name": name, "decision": "promoted" if promoted else "kept", "reason": reason,
+        "champion": manifest.version if promoted else champion and champion.version,
+        "previous_champion": champion and champion.version,
+        "challenger": {"version": manifest.version, "algorithm": best.algorithm, "quality": best.figures["quality"]},
+        "artifact": {"uri": f"{name}/{manifest.version}/model.onnx", "sha256": manifest.sha256, "bytes": manifest.size,
+                     "opset": 21},
+        "candidates": [c.figures for c in candidates],
+    }
+
+
+def _decide(best: Candidate, candidates: Sequence[Candidate], request: TrainRequest,
+            champion: dict[str, Any] | None) -> tuple[bool, str]:
+    if request.promote == "never":
+        return False, "promote is never: published, not promoted"
+    if request.promote == "always" or champion is None:
+        return True, "promote is always" if request.promote == "always" else "the table's first model"
+    rival = next((c for c in candidates if c.algorithm == champion["algorithm"] and c.scores is not None), None)
+    own, f1 = best.scores, best.figures["quality"]["f1"]
+    if rival is None or rival is best or own is None or rival.scores is None:
+        return True, f"the champion's family, {champion['algorithm']}, trained on newer days"
+    other = rival.figures["quality"]["f1"]
+    if evaluation.beats(rival.scores, own):
+        return False, f"{best.algorithm} has F1 {f1} on held-out days, the champion's family {rival.algorithm} {other}"
+    return True, f"{best.algorithm} has F1 {f1} on held-out days, the champion's family {rival.algorithm} {other}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """What `VolumeAnomalyTrainer.train` returns: the chosen model and the figures of every candidate."""
+
+    table_id: str
+    algorithm: str
+    quality: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    payload: bytes
+    card: dict[str, Any]
+
+
+class VolumeAnomalyTrainer:
+    """Training from Python, without the service: a data frame in, a registered model out.
+
+        trainer = VolumeAnomalyTrainer()
+        model = trainer.train(table_id="orders", historical_data=frame, algorithm="auto")
+        trainer.register_model(model, "volume-anomaly.orders")
+    """
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self._registry = registry
+
+    def train(self, table_id: str, historical_data: Any, algorithm: str = "auto", **options: Any) -> TrainedModel:
+        """`historical_data`: a pandas data frame (or an iterable of mappings) with `timestamp` and `row_count` or `value`.
+
+        `options` are the other fields of the training request: training_days, timezone, granularity, holidays. Raises
+        InvalidRequest naming the field, or telling why no family could be trained.
+        """
+        request = TrainRequest.model_validate({"table_id": table_id, "algorithm": algorithm, "training_days": 3660,
+                                               "historical_data": _points(historical_data), **options}, strict=False)
+        prepared = prepare(request, None)
+        names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((algorithm, "structural")))
+        candidates = [fit_candidate(prepared, name) for name in names]
+        best = choose(candidates if algorithm == "auto" else candidates[:1])
+        return TrainedModel(table_id, best.algorithm, best.figures["quality"], [c.figures for c in candidates],
+                            best.payload or b"", best.card)
+
+    def register_model(self, model: TrainedModel, name: str) -> str:
+        """Publishes and promotes; returns the version."""
+        if self._registry is None:
+            from shared.worker import registry
+
+            self._registry = registry()
+        manifest = self._registry.publish(name, model.payload, model.card)
+        self._registry.promote(name, manifest.version, reason="registered from Python")
+        return manifest.version
+
+
+def _points(data: Any) -> list[HistoryPoint]:
+    rows = data.to_dict("records") if hasattr(data, "to_dict") else data
+    points = []
+    for row in rows:
+        moment = row["timestamp"] if "timestamp" in row else row["date"]
+        text = moment if isinstance(moment, str) else moment.isoformat()
+        count = float(row["row_count"] if "row_count" in row else row["value"])
+        points.append(HistoryPoint.model_validate({"timestamp": text, "row_count": count}))
+    return points
+
+
+def _card(prepared: Prepared, algorithm: str, quality: dict[str, Any]) -> dict[str, Any]:
+    package = LIBRARIES[algorithm]
+    return {"name": model_name(prepared.table_id), "timezone": prepared.timezone, "holidays": prepared.holidays,
+            "trained_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "training": prepared.facts(), "quality": quality,
+            "libraries": {name: version(name) for name in (package, "numpy", "onnx")}}
+
+
+def _nulls(values: FloatArray) -> list[Any]:
+    return np.where(np.isnan(values), None, values.astype(object)).tolist()
