@@ -60,7 +60,7 @@ def _offsets(seconds: IntArray, tz: ZoneInfo) -> IntArray:
 
 
 def _offset(second: int, tz: ZoneInfo) -> int:
-    # The first and the last days of year 1 and 9999 have no local time in every zone: they take that of the days next to them.
+    # The first days of year 1 and the last of 9999 have no local time in every zone: they take that of their neighbours.
     shift = dt.datetime.fromtimestamp(min(max(second, -62_135_424_000), 253_402_128_000), tz).utcoffset()
     return 0 if shift is None else shift.days * DAY + shift.seconds
 

@@ -13,7 +13,8 @@ import pytest
 from detectors.calendar import EPOCH, bucket_start, buckets, holiday_classes, month_position
 
 ZONES = [
-    "UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "Africa/Casablanca", "Asia/Kathmandu", "Pacific/Apia",
+    "UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "Africa/Casablanca", "Asia/Kathmandu",
+    "Pacific/Apia",
 ]
 
 
@@ -22,7 +23,7 @@ def day(text: str) -> int:
 
 
 def utc(text: str) -> int:
-    return int(dt.datetime.fromisoformat(text + "+00:00").timestamp())
+    return int(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC).timestamp())
 
 
 @pytest.mark.parametrize("timezone", ZONES)
