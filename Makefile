@@ -1,0 +1,47 @@
+# make demo | run | test | bench | install | lint        (see README.md)
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+AZURITE := .azurite/node_modules/azurite/package.json
+
+.PHONY: help install run demo test bench lint
+
+help:
+	@echo "make demo     a tour on real data: loads, trains, judges, and stops by itself"
+	@echo "make run      the service on http://localhost:7071, with Azurite as its storage"
+	@echo "make test     installs what is needed and runs every test"
+	@echo "make bench    latencies side by side with prophet and scikit-learn"
+	@echo "make install  the environment alone (.venv and Azurite)"
+	@echo "make lint     ruff and mypy"
+
+install: .venv/ready $(AZURITE)
+
+.venv/ready: requirements.txt requirements-dev.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null \
+		|| { echo "Python 3.13 is needed as python3 (found: $$(python3 --version 2>&1 | tail -1)); install it, or use pyenv or uv, which read .python-version."; exit 2; }
+	@echo "Installing the Python environment (about two minutes the first time) ..."
+	@python3 -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(AZURITE):
+	@command -v node >/dev/null && command -v npm >/dev/null \
+		|| { echo "Node 18 or newer with npm is needed for Azurite, the storage emulator: https://nodejs.org"; exit 2; }
+	@echo "Installing Azurite, the storage emulator ..."
+	@npm install --prefix .azurite --no-save --no-package-lock --no-audit --no-fund --loglevel=error azurite@3.35.0
+
+run: install
+	@$(PYTHON) -m tools.local_host
+
+demo: install
+	@$(PYTHON) -m tools.demo
+
+test: install
+	@$(PYTHON) -m pytest
+
+bench: install
+	@$(PYTHON) -m tools.bench
+
+lint: install
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
