@@ -84,7 +84,7 @@ def train_table(context: df.DurableOrchestrationContext) -> Generator[Any, Any, 
 
 
 @blueprint.activity_trigger(input_name="job")
-def plan_training(job: dict[str, Any]) -> dict[str, Any]:
+def plan_training(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # the worker takes plain types alone
     from training import volume_anomaly
 
     request = TrainRequest.model_validate_json(jobs().read(job["job_id"], "request.json") or b"")
@@ -96,7 +96,7 @@ def plan_training(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.activity_trigger(input_name="job")
-def fit_candidate(job: dict[str, Any]) -> None:
+def fit_candidate(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
     from training import volume_anomaly
 
     job_id, algorithm = job["job_id"], job["algorithm"]
@@ -109,7 +109,7 @@ def fit_candidate(job: dict[str, Any]) -> None:
 
 
 @blueprint.activity_trigger(input_name="job")
-def choose_champion(job: dict[str, Any]) -> dict[str, Any]:
+def choose_champion(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # the worker takes plain types alone
     from training import volume_anomaly
 
     job_id = job["job_id"]
@@ -126,5 +126,5 @@ def choose_champion(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.activity_trigger(input_name="job")
-def record_failure(job: dict[str, Any]) -> None:
+def record_failure(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
     jobs().update(job["job_id"], state="failed", reason=job["reason"][:2000])

@@ -66,8 +66,8 @@ type TimeZone = Annotated[str, BeforeValidator(_timezone)]
 type Count = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 type Granularity = Literal["hourly", "daily", "weekly", "monthly"]
 type Status = Literal["ok", "anomaly", "expected", "repaired", "excluded"]
-type Family = Literal[
-    "structural", "prophet", "arima", "seasonal_decomposition", "isolation_forest", "one_class_svm", "lof"
+type Algorithm = Literal[
+    "auto", "structural", "prophet", "arima", "seasonal_decomposition", "isolation_forest", "one_class_svm", "lof"
 ]
 
 
@@ -136,7 +136,7 @@ class TrainRequest(_Input):
 
     table_id: TableId
     training_days: Annotated[int, Field(ge=7, le=3660)] = 90
-    algorithm: Literal["auto"] | Family = "auto"
+    algorithm: Algorithm = "auto"
     historical_data: Annotated[list[HistoryPoint], Field(max_length=MAX_HISTORY)] = []
     promote: Literal["if_better", "never", "always"] = "if_better"
     timezone: TimeZone = "UTC"
