@@ -7,11 +7,12 @@ replaces its failed point, and a training window is one range query. The partiti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import batched
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from azure.data.tables import TableClient, TableServiceClient, UpdateMode
 from numpy.typing import NDArray
 
-from shared import storage
+from shared import storage, transactions
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import check_id
 from shared.settings import Settings
@@ -28,9 +29,8 @@ from shared.settings import Settings
 STATUSES: Final = ("ok", "anomaly", "expected", "repaired", "excluded")
 OK, ANOMALY, EXPECTED, REPAIRED, EXCLUDED = range(len(STATUSES))
 _CODES = {name: code for code, name in enumerate(STATUSES)}
-TRANSACTION_POINTS = 100  # the service's own limit
 PAGE_POINTS = 1000
-CONNECTIONS = 8
+CONNECTIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,25 +111,18 @@ class History:
     def record_many(self, detector: str, points: Mapping[str, Sequence[Point]]) -> None:
         """`record` for many tables at once, several transactions at a time. Repeat it when it raises: it is idempotent."""
         now = row_key(datetime.now(UTC))
-        for table_id in points:
-            self._list(detector, table_id)
-        batches: list[list[dict[str, Any]]] = []
-        for table_id, some in points.items():
-            latest = {row_key(p.timestamp): p for p in some}
-            entities = [_entity(partition(detector, table_id), key, p, now) for key, p in latest.items()]
-            batches += [entities[i:i + TRANSACTION_POINTS] for i in range(0, len(entities), TRANSACTION_POINTS)]
-        if len(batches) == 1:
-            self._upsert(batches[0])
-        elif batches:
-            with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as pool:
-                list(pool.map(self._upsert, batches))
+        latest = {table_id: {row_key(p.timestamp): p for p in some} for table_id, some in points.items()}
+        entities = {table_id: [_entity(partition(detector, table_id), key, p, now) for key, p in some.items()]
+                    for table_id, some in latest.items()}
+        self._list(detector, points)
+        self._upsert([batch for some in entities.values() for batch in _batches(some)])
 
     def observe(self, detector: str, table_id: str, point: Point, observed_at: datetime) -> bool:
         """Keeps a point unless one observed later, or this very one, is there; tells whether it did.
 
         Messages may so arrive twice and in any order.
         """
-        self._list(detector, table_id)
+        self._list(detector, [table_id])
         entity = _entity(partition(detector, table_id), row_key(point.timestamp), point, row_key(observed_at))
         with storage.answering():
             while True:
@@ -174,17 +167,27 @@ class History:
         for row in self._query(f"PartitionKey eq '{_index(detector)}'", ["RowKey"]):
             yield row["RowKey"]
 
-    def _list(self, detector: str, table_id: str) -> None:
-        """Writes the table into the index, once for each worker; before its points, so that none is ever unlisted."""
-        check_id(table_id, "table_id")
-        if (detector, table_id) not in self._listed:
-            self._upsert([{"PartitionKey": _index(detector), "RowKey": table_id}])
-            self._listed.add((detector, table_id))
+    def _list(self, detector: str, table_ids: Iterable[str]) -> None:
+        """Writes tables into the index, once for each worker; before their points, so that none is ever unlisted."""
+        index = _index(detector)
+        new = [table_id for table_id in table_ids if (detector, check_id(table_id, "table_id")) not in self._listed]
+        rows = [{"PartitionKey": index, "RowKey": table_id} for table_id in new]
+        self._upsert(list(_batches(rows)))
+        self._listed.update((detector, table_id) for table_id in new)
 
-    def _upsert(self, entities: list[dict[str, Any]]) -> None:
-        operations = [("upsert", entity, {"mode": UpdateMode.MERGE}) for entity in entities]
+    def _upsert(self, batches: Sequence[Sequence[dict[str, Any]]]) -> None:
+        if len(batches) < 2:
+            for batch in batches:
+                self._transact(batch)
+        else:
+            with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as pool:
+                list(pool.map(self._transact, batches))
+
+    def _transact(self, entities: Sequence[dict[str, Any]]) -> None:
         with storage.answering():
-            self._creating(lambda: self._table.submit_transaction(operations))
+            if not transactions.upsert(self._table, entities):
+                operations = [("upsert", entity, {"mode": UpdateMode.MERGE}) for entity in entities]
+                self._creating(lambda: self._table.submit_transaction(operations))
 
     def _query(self, where: str, columns: list[str]) -> Iterator[Mapping[str, Any]]:
         with storage.answering():
@@ -231,6 +234,10 @@ def row_key(timestamp: datetime) -> str:
         return timestamp.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
     except OverflowError:
         raise InvalidRequest("The timestamp is outside the years 1 to 9999 UTC.", "timestamp") from None
+
+
+def _batches(entities: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], ...]]:
+    return batched(entities, transactions.MAX_ENTITIES, strict=False)
 
 
 def _index(detector: str) -> str:

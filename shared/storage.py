@@ -30,17 +30,18 @@ def answering() -> Iterator[None]:
     try:
         yield
     except (ServiceRequestError, ServiceResponseError, IncompleteReadError) as error:
-        raise StorageUnavailable(f"Storage does not answer: {_first_line(error)}") from error
+        # The endpoint stays out of the message: it goes to callers. The cause has it, for the log.
+        raise StorageUnavailable("Storage does not answer.") from error
     except HttpResponseError as error:
         status = error.status_code
         if status is None or status in _ACCOUNT_STATUS or status >= 500:
-            raise StorageUnavailable(f"Storage refuses with status {status}: {_first_line(error)}") from error
+            raise StorageUnavailable(f"Storage refuses requests ({error_code(error)}).") from error
         raise
 
 
 def error_code(error: HttpResponseError) -> str:
-    """The service's own word for an error, such as ContainerNotFound."""
-    code = getattr(error, "error_code", None)
+    """The service's own word for an error, such as ContainerNotFound; its status where it has none."""
+    code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
     return str(getattr(code, "value", code))
 
 
@@ -56,7 +57,3 @@ def credential(client_id: str | None) -> TokenCredential:
     from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 
     return ManagedIdentityCredential(client_id=client_id) if client_id else DefaultAzureCredential()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
