@@ -60,7 +60,7 @@ class Azurite:
         if not SCRIPT.exists():
             raise AzuriteError("Azurite is not installed: run `make install` (it needs Node 18 or newer).")
         for port in self.ports:
-            if _answers(port):
+            if answers(port):
                 raise AzuriteError(f"Port {port} is taken: stop what listens there, or choose other ports.")
         blob, queue, table = map(str, self.ports)
         command = ["node", str(SCRIPT), "--silent", "--skipApiVersionCheck", "--disableTelemetry",
@@ -80,7 +80,7 @@ class Azurite:
         except FileNotFoundError:
             raise AzuriteError("Node is missing: Azurite needs Node 18 or newer on the PATH.") from None
         deadline = time.monotonic() + wait_seconds
-        while not all(_answers(port) for port in self.ports):
+        while not all(answers(port) for port in self.ports):
             if self._process.poll() is not None:
                 assert self._process.stderr is not None
                 said = self._process.stderr.read().decode(errors="replace").strip()
@@ -113,7 +113,8 @@ class Azurite:
         self.stop()
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether something listens on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
