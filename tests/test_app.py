@@ -1,0 +1,73 @@
+"""The app as a whole: what wakes it, and what importing it costs."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import function_app
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("pandas", "scipy", "sklearn", "prophet", "cmdstanpy", "statsmodels", "onnx", "skl2onnx", "ndonnx", "spox", "jax",
+         "azure.ai.ml", "matplotlib", "holidays", "training")
+
+
+@cache
+def triggers() -> dict[str, dict[str, object]]:
+    """The trigger binding of every function, by the function's name."""
+    found = {}
+    for function in function_app.app.get_functions():
+        bindings = json.loads(str(function))["bindings"]
+        if not function.get_function_name().startswith("BuiltIn__"):  # azure-functions-durable brings its own two
+            found[function.get_function_name()] = next(b for b in bindings if b["type"].endswith("Trigger"))
+    return found
+
+
+def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> None:
+    routes = {name: (t["methods"][0], t["route"], t["authLevel"]) for name, t in triggers().items()  # type: ignore[index]
+              if t["type"] == "httpTrigger"}
+
+    assert routes == {
+        "detect_volume": ("POST", "v1/detect/volume", "FUNCTION"),
+        "load_observations": ("POST", "v1/observations", "FUNCTION"),
+        "train_volume": ("POST", "v1/train/volume-anomaly", "FUNCTION"),
+        "train_job": ("GET", "v1/train/jobs/{job_id}", "FUNCTION"),
+        "restart_train_job": ("POST", "v1/train/jobs/{job_id}/restart", "FUNCTION"),
+        "list_models": ("GET", "v1/models", "FUNCTION"),
+        "show_model": ("GET", "v1/models/{name}", "FUNCTION"),
+        "show_health": ("GET", "health", "ANONYMOUS"),
+    }
+
+
+def test_queues_are_named_by_settings() -> None:
+    queues = {name: (t["queueName"], t["connection"]) for name, t in triggers().items() if t["type"] == "queueTrigger"}
+
+    assert queues == {"observe_queued": ("%OBSERVATIONS_QUEUE%", "DATA_STORAGE")}
+
+
+def test_the_durable_functions_are_those_of_a_training_job() -> None:
+    durable = {name for name, t in triggers().items() if t["type"] in ("orchestrationTrigger", "activityTrigger")}
+
+    assert durable == {"train_table", "plan_training", "fit_candidate", "choose_champion", "record_failure"}
+
+
+def test_every_setting_a_binding_names_is_in_the_example() -> None:
+    example = json.loads((ROOT / "local.settings.json.example").read_text())["Values"]
+    named = {str(value).strip("%") for t in triggers().values() for value in t.values() if str(value).startswith("%")}
+    connections = {t["connection"] for t in triggers().values() if "connection" in t}
+
+    assert named | connections | {"AzureWebJobsStorage", "TASKHUB_NAME"} <= set(example)
+
+
+def test_importing_the_app_loads_nothing_heavy_and_does_no_input_or_output() -> None:
+    script = f"""
+import sys, socket
+def refuse(*args, **kwargs): raise AssertionError("a connection at import")
+socket.socket.connect = refuse
+import function_app
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
