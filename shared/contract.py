@@ -71,25 +71,27 @@ type Algorithm = Literal[
 ]
 
 
-class _Input(BaseModel):
+class Input(BaseModel):
+    """Strict, and nothing in it can be changed; fields that are not known are ignored."""
+
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class HistoryPoint(_Input):
+class HistoryPoint(Input):
     """One earlier count. `value` and `row_count` are the same field under two names."""
 
     timestamp: Timestamp
     value: Count = Field(validation_alias=AliasChoices("row_count", "value"))
 
 
-class MinChange(_Input):
+class MinChange(Input):
     """A change has to exceed both to be worth an alert."""
 
     percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class Holidays(_Input):
+class Holidays(Input):
     """Public holidays by country (and subdivision), and dates of the user's own."""
 
     country: Annotated[str, Field(pattern="^[A-Z]{2,3}$")] | None = None
@@ -97,7 +99,7 @@ class Holidays(_Input):
     dates: Annotated[list[Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]], Field(max_length=2000)] = []
 
 
-class DetectOptions(_Input):
+class DetectOptions(Input):
     """What every detect route understands."""
 
     table_id: TableId | None = None
@@ -131,7 +133,7 @@ class VolumeRequest(DetectOptions):
     historical_data: Annotated[list[_Entry], Field(max_length=MAX_HISTORY)] = []
 
 
-class TrainRequest(_Input):
+class TrainRequest(Input):
     """POST /api/v1/train/{detector}-anomaly"""
 
     table_id: TableId
@@ -144,7 +146,7 @@ class TrainRequest(_Input):
     holidays: Holidays = Holidays()
 
 
-class Observation(_Input):
+class Observation(Input):
     """One row of POST /api/v1/observations: a count as it was, with what is known about it."""
 
     table_id: TableId
@@ -160,7 +162,7 @@ class Observation(_Input):
         return self
 
 
-class JudgedObservation(_Input):
+class JudgedObservation(Input):
     """What a detect call leaves on the observations queue: the count with its verdict."""
 
     detector: Literal["volume"]
@@ -205,8 +207,8 @@ class ModelUse(BaseModel):
     quality: dict[str, Any] | None = None
 
 
-class VolumeAnswer(BaseModel):
-    """The verdict on one count. An open end of `expected_range` is null."""
+class Answer(BaseModel):
+    """What every detect route answers. An open end of `expected_range` is null."""
 
     is_anomaly: bool
     severity: Literal["none", "low", "medium", "high", "critical"]
@@ -215,19 +217,25 @@ class VolumeAnswer(BaseModel):
     message: str
     status: Literal["evaluated", "learning", "not_evaluated"]
     reason: str | None = None
-    detector: Literal["volume"] = "volume"
+    detector: str
     table_id: str | None = None
     request_id: str | None = None
     timestamp: str | None = None
+    history: HistoryUse
+    model: ModelUse
+    latency_ms: float = 0.0
+    warnings: list[str] = []
+
+
+class VolumeAnswer(Answer):
+    """The verdict on one count."""
+
+    detector: Literal["volume"] = "volume"
     value: float
     expected_value: float | None = None
     direction: Literal["drop", "spike", "stuck"] | None = None
     deviation: Deviation | None = None
     explanation: list[Effect] = []
-    history: HistoryUse
-    model: ModelUse
-    latency_ms: float = 0.0
-    warnings: list[str] = []
 
 
 def parse[T: BaseModel](kind: type[T], body: bytes, limit: int = MAX_BODY_BYTES) -> T:
