@@ -117,6 +117,10 @@ class _Case:
     moment: datetime
     due: datetime | None
 
+    @property
+    def stamp(self) -> str:
+        return self.moment.isoformat().replace("+00:00", "Z")
+
 
 def _case(request: VolumeRequest, known: _Known, now: datetime) -> _Case:
     card = known.model.artefact.card if known.model else {}
@@ -212,7 +216,7 @@ def _answer(request: VolumeRequest, case: _Case, judgement: Judgement, decision:
         message=words.volume(value, expected, decision, request.granularity, case.bucket, case.holiday_name,
                              known_calendar=request.timestamp is not None),
         status="evaluated", table_id=request.table_id, request_id=request.request_id,
-        timestamp=request.timestamp and case.moment.isoformat().replace("+00:00", "Z"), value=value,
+        timestamp=case.stamp if request.timestamp else None, value=value,
         expected_value=round(expected, 2), direction=decision.direction,  # type: ignore[arg-type]
         deviation=Deviation(absolute=round(change, 2), percent=percent, score=math.floor(decision.score * 1e6) / 1e6,
                             threshold=round(threshold, 6)),
@@ -229,6 +233,6 @@ def _silent(request: VolumeRequest, case: _Case, status: str, reason: str,
         is_anomaly=False, severity="none", confidence=0.0, expected_range=(0.0, None),
         message=f"{value:,.0f} rows. {reason}", status=status, reason=reason,  # type: ignore[arg-type]
         table_id=request.table_id, request_id=request.request_id,
-        timestamp=request.timestamp and case.moment.isoformat().replace("+00:00", "Z"), value=value,
+        timestamp=case.stamp if request.timestamp else None, value=value,
         history=case.context.use(), model=BASELINE, warnings=warnings or list(case.context.warnings),
     )

@@ -68,8 +68,8 @@ async def _run(client: df.DurableOrchestrationClient, record: dict[str, Any]) ->
             "status_url": f"/api/v1/train/jobs/{job_id}"}
 
 
-@blueprint.orchestration_trigger(context_name="context")
-def train_table(context: df.DurableOrchestrationContext) -> Generator[Any, Any, dict[str, Any]]:
+@blueprint.orchestration_trigger(context_name="context")  # type: ignore[arg-type]  # it types two-argument functions only
+def train_table(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     job = context.get_input()
     try:
         plan = yield context.call_activity_with_retry("plan_training", RETRY, job)

@@ -24,18 +24,18 @@ def answer(body: BaseModel | Mapping[str, Any], status: int = 200,
     return func.HttpResponse(text, status_code=status, mimetype="application/json", headers=dict(headers or {}))
 
 
-def refusals[**P](route: Callable[P, Any]) -> Callable[P, Any]:
+def refusals(route: Callable[..., Any]) -> Callable[..., Any]:
     """A route whose ServiceErrors become their HTTP answers; any other error rises, for the host to log."""
     if inspect.iscoroutinefunction(route):
         @functools.wraps(route)
-        async def answered(*args: P.args, **kwargs: P.kwargs) -> func.HttpResponse:
+        async def answered(*args: Any, **kwargs: Any) -> Any:
             try:
                 return await route(*args, **kwargs)
             except ServiceError as error:
                 return _refuse(error)
     else:
         @functools.wraps(route)
-        def answered(*args: P.args, **kwargs: P.kwargs) -> func.HttpResponse:
+        def answered(*args: Any, **kwargs: Any) -> Any:
             try:
                 return route(*args, **kwargs)
             except ServiceError as error:

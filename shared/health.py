@@ -15,7 +15,7 @@ STARTED = datetime.now(UTC)
 def report(catalogue: Catalogue, registry: Registry) -> dict[str, Any]:
     """`healthy`; `degraded` when storage does not answer (warm models and histories in a request still do)."""
     now = datetime.now(UTC)
-    storage = {"reachable": True, "reason": None}
+    storage: dict[str, Any] = {"reachable": True, "reason": None}
     try:
         next(registry.names(), None)
     except ServiceError as error:

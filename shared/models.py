@@ -52,7 +52,8 @@ def _entry(registry: Registry, name: str, champion: Champion | None = None) -> d
         return {"name": name, "champion": None, "problem": error.message}
     if champion is None or facts is None:
         return {"name": name, "champion": None}
-    return {"name": name, "champion": facts | {"promoted_at": champion.promoted_at, "reason": champion.reason}}
+    current = champion.current
+    return {"name": name, "champion": facts | {"promoted_at": current.promoted_at, "reason": current.reason}}
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def export(algorithm: str, fitted: Any, calibration: Calibration | None, series:
 
         return trained.export(fitted, series, card)
     write = decision.export_scorer if algorithm in SCORERS else decision.export_forecaster
-    return write(fitted, calibration, series, card)
+    artefact: bytes = write(fitted, calibration, series, card)
+    return artefact
 
 
 def held_out(algorithm: str, series: TrainingSeries, observed: FloatArray) -> tuple[Scores, Calibration | None]:

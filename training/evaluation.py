@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from training.series import FloatArray
 
 # What a fault makes of a day's count, given that count, the count before it and the one four buckets before it.
-FAULTS = {
+FAULTS: dict[str, Callable[[FloatArray, FloatArray, FloatArray], FloatArray]] = {
     "zero": lambda value, before, other: np.zeros_like(value),
     "outage": lambda value, before, other: np.round(value * 0.05),
     "half": lambda value, before, other: np.round(value * 0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -187,7 +188,8 @@ def publish_best(candidates: Sequence[Candidate], request: TrainRequest, registr
                                                                          if c.algorithm == request.algorithm])
     champion = registry.champion(name)
     manifest = registry.publish(name, best.payload or b"", best.card)
-    promoted, reason = _decide(best, candidates, request, champion and registry.manifest(name, champion.version).card)
+    reigning = registry.manifest(name, champion.version).card["algorithm"] if champion else None
+    promoted, reason = _decide(best, candidates, request, reigning)
     if promoted:
         registry.promote(name, manifest.version, reason=reason)
     return {
@@ -202,15 +204,15 @@ def publish_best(candidates: Sequence[Candidate], request: TrainRequest, registr
 
 
 def _decide(best: Candidate, candidates: Sequence[Candidate], request: TrainRequest,
-            champion: dict[str, Any] | None) -> tuple[bool, str]:
+            reigning: str | None) -> tuple[bool, str]:
     if request.promote == "never":
         return False, "promote is never: published, not promoted"
-    if request.promote == "always" or champion is None:
+    if request.promote == "always" or reigning is None:
         return True, "promote is always" if request.promote == "always" else "the table's first model"
-    rival = next((c for c in candidates if c.algorithm == champion["algorithm"] and c.scores is not None), None)
+    rival = next((c for c in candidates if c.algorithm == reigning and c.scores is not None), None)
     own, f1 = best.scores, best.figures["quality"]["f1"]
     if rival is None or rival is best or own is None or rival.scores is None:
-        return True, f"the champion's family, {champion['algorithm']}, trained on newer days"
+        return True, f"the champion's family, {reigning}, trained on newer days"
     other = rival.figures["quality"]["f1"]
     if evaluation.beats(rival.scores, own):
         return False, f"{best.algorithm} has F1 {f1} on held-out days, the champion's family {rival.algorithm} {other}"
@@ -286,4 +288,4 @@ def _card(prepared: Prepared, algorithm: str, quality: dict[str, Any]) -> dict[s
 
 
 def _nulls(values: FloatArray) -> list[Any]:
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    return [None if math.isnan(v) else v for v in values.ravel().tolist()]
