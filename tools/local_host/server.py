@@ -53,7 +53,7 @@ class Server:
     async def _answer(self, request: Request) -> Response | None:
         """The answer of a function or a refusal; None for what the host itself answers."""
         try:
-            path = decode_path(request.scope["raw_path"].partition(b"?")[0].decode("latin-1"))
+            path = decode_path(request.scope["raw_path"].decode("latin-1"))
         except ValueError:
             return Response(status_code=400)
         if path.startswith(("/admin/functions", "/admin/host/status", PREFIX)):
@@ -75,7 +75,7 @@ class Server:
     async def _call(self, function: Function, request: Request, params: dict[str, str]) -> Response:
         query = _joined(request.query_params.multi_items())
         headers = _joined(request.headers.items())
-        value = http_request(request.method, str(request.url), headers, query, params, await self._body(request))
+        value = http_request(request.method, _url(request), headers, query, params, await self._body(request))
         answer = self._worker.answer(function, await self._execution(function, value, {}))
         response = Response(answer.body, answer.status)
         raw = [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in answer.headers]
@@ -134,6 +134,12 @@ class Server:
     async def _run(self, function: Function, value: Message, metadata: dict[str, Message]) -> None:
         with contextlib.suppress(InvocationError):  # logged
             await self._execution(function, value, metadata)
+
+
+def _url(request: Request) -> str:
+    """The URL as it was sent; starlette's own has its escapes undone."""
+    raw, query = request.scope["raw_path"].decode("latin-1"), request.url.query
+    return f"{request.url.scheme}://{request.url.netloc}{raw}" + (f"?{query}" if query else "")
 
 
 def _joined(pairs: list[tuple[str, str]]) -> dict[str, str]:
