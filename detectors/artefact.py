@@ -103,15 +103,14 @@ def _equal(got: NDArray[Any], wanted: NDArray[np.float64]) -> bool:
 
 def _card(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        card = json.loads(metadata["card"])
-        missing = [field for field in ("schema", "algorithm", "probe") if field not in card]
+        card = dict(json.loads(metadata["card"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UnusableArtefact(f"The model has no card that can be read: {error!r}") from error
-    if missing:
+    if missing := [field for field in ("schema", "algorithm", "probe") if field not in card]:
         raise UnusableArtefact(f"The model's card has no {' and no '.join(missing)}.")
     if card["schema"] != SCHEMA:
         raise UnusableArtefact(f"The model's card has schema {card['schema']}; this app reads {SCHEMA}.")
-    return dict(card)
+    return card
 
 
 def _first_line(error: Exception) -> str:

@@ -10,12 +10,7 @@ from functools import cached_property
 from typing import Any, Final, overload
 
 from azure.core import MatchConditions
-from azure.core.exceptions import (
-    ResourceExistsError,
-    ResourceModifiedError,
-    ResourceNotFoundError,
-    ResourceNotModifiedError,
-)
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.storage.blob import BlobClient, BlobPrefix, BlobServiceClient, LinearRetry
 
 from shared import storage
@@ -70,8 +65,10 @@ class Blobs:
                 return Blob(download.readall(), download.properties.etag)
             except ResourceNotFoundError:
                 return None
-            except ResourceNotModifiedError:
-                return NOT_MODIFIED
+            except HttpResponseError as error:
+                if error.status_code == 304:  # under more than one class
+                    return NOT_MODIFIED
+                raise
 
     def stream(self, container: str, name: str) -> Iterator[bytes]:
         """The blob in chunks of a few MiB."""
@@ -135,7 +132,8 @@ class Blobs:
         options: dict[str, Any] = {"connection_timeout": storage.CONNECT_SECONDS, "read_timeout": storage.READ_SECONDS,
                                    "retry_policy": retry}
         if settings.connection_string:
-            return BlobServiceClient.from_connection_string(settings.connection_string, **options)
+            with storage.readable_connection():
+                return BlobServiceClient.from_connection_string(settings.connection_string, **options)
         if settings.blob_uri:
             return BlobServiceClient(settings.blob_uri, storage.credential(settings.client_id), **options)
         raise storage.missing_connection("blob")

@@ -37,7 +37,7 @@ class Cache[K: Hashable, V]:
         self._bytes = 0
         self._failure, self._closed_until = "", 0.0
 
-    def get(self, key: K, renew: Callable[[V | None], V], fits: Callable[[V], bool] | None = None) -> V:
+    def get(self, key: K, renew: Callable[[V | None], V], fits: Callable[[V], bool] = lambda _: True) -> V:
         """The value while it is fresh and fits, else what `renew` makes of it; `renew(None)` the first time.
 
         When `renew` raises StorageUnavailable, a value that fits is aged and goes on; without one the error rises.
@@ -46,7 +46,7 @@ class Cache[K: Hashable, V]:
         entry = self._entries.get(key)
         if entry is not None:
             value = entry.value
-            if value is not None and now < entry.due and (fits is None or fits(value)):
+            if value is not None and now < entry.due and fits(value):
                 entry.used = now
                 return value
         return self._renewed(key, renew, fits)
@@ -79,32 +79,30 @@ class Cache[K: Hashable, V]:
         """What storage said when it last failed, None once it has answered again."""
         return self._failure or None
 
-    def _renewed(self, key: K, renew: Callable[[V | None], V], fits: Callable[[V], bool] | None) -> V:
+    def _renewed(self, key: K, renew: Callable[[V | None], V], fits: Callable[[V], bool]) -> V:
         entry = self._entries.setdefault(key, _Entry())
-        warm = entry.value if entry.value is not None and (fits is None or fits(entry.value)) else None
-        if not entry.lock.acquire(blocking=warm is None):
-            assert warm is not None
-            return warm  # somebody is renewing it: until then the value as it was
+        value = entry.value
+        warm = value is not None and fits(value)
+        if not entry.lock.acquire(blocking=not warm) and value is not None:
+            return value  # somebody is renewing it: until then the value as it was
         try:
             value, now = entry.value, self._clock()
-            suits = value is not None and (fits is None or fits(value))
-            if value is not None and suits and now < entry.due:
+            warm = value is not None and fits(value)
+            if value is not None and warm and now < entry.due:
                 return value  # somebody renewed it while this caller waited
             try:
                 value = self._asked(renew, value)
                 entry.due = self._clock() + self._recheck
             except StorageUnavailable as error:
-                if value is None or not suits:
+                if value is None or not warm:
                     raise
                 value = self._aged(value, error.message)
                 entry.due = self._clock() + min(self._recheck, OUTAGE_SECONDS)
             entry.value, entry.used = value, now
-            self._keep(key, entry, self._size(value))
             return value
         finally:
+            self._weigh(key, entry)
             entry.lock.release()
-            if entry.value is None:
-                self._entries.pop(key, None)
 
     def _asked(self, renew: Callable[[V | None], V], value: V | None) -> V:
         if self._failure and self._clock() < self._closed_until:
@@ -117,12 +115,14 @@ class Cache[K: Hashable, V]:
         self._failure = ""
         return renewed
 
-    def _keep(self, key: K, entry: _Entry[V], size: int) -> None:
+    def _weigh(self, key: K, entry: _Entry[V]) -> None:
         with self._lock:
-            known = self._entries.get(key)
-            if known is not entry:  # evicted or dropped meanwhile
-                self._bytes -= known.size if known else 0
-                self._entries[key], entry.size = entry, 0
+            if self._entries.get(key) is not entry:
+                return  # dropped meanwhile: what was read may be older than that
+            if entry.value is None:
+                del self._entries[key]
+                return
+            size = self._size(entry.value)
             self._bytes += size - entry.size
             entry.size = size
             if self._bytes > self._limit:

@@ -66,7 +66,8 @@ class Catalogue:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._clock = settings, clock
-        self.registry = Registry(Blobs(settings), settings)
+        self.blobs = Blobs(settings)
+        self.registry = Registry(self.blobs, settings)
         self.history = History(settings)
         self._models: Cache[str, _Slot] = Cache(settings.model_cache_bytes, settings.recheck_seconds, clock,
                                                 size=_slot_bytes, aged=_aged_slot)
@@ -89,7 +90,7 @@ class Catalogue:
 
         Raises StorageUnavailable where storage does not answer and nothing is in memory, InvalidRequest.
         """
-        start = (until or datetime.now(UTC)) - timedelta(days=self._settings.history_days)
+        start = _days_before(until or datetime.now(UTC), self._settings.history_days)
         window = self._series.get((detector, table_id), lambda known: self._read(detector, table_id, start, known),
                                   fits=lambda known: known.start <= start)
         return window.series
@@ -168,6 +169,13 @@ class Catalogue:
         for _, point in noted:
             series = series.with_point(point)
         return _Window(start, series, noted)
+
+
+def _days_before(moment: datetime, days: int) -> datetime:
+    try:
+        return moment - timedelta(days=days)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _slot_bytes(slot: _Slot) -> int:

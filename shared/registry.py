@@ -87,7 +87,8 @@ class Registry:
             except Conflict:
                 number += 1
         manifest = Manifest(name, str(number), hashlib.sha256(payload).hexdigest(), len(payload), _now(), card)
-        self._blobs.put(self._container, f"{name}/{number}/manifest.json", _json(asdict(manifest)), if_absent=True)
+        # Nobody else writes under a number whose file this call has put there.
+        self._blobs.put(self._container, f"{name}/{number}/manifest.json", _json(asdict(manifest)))
         return manifest
 
     def promote(self, name: str, version: str, *, reason: str,
@@ -112,18 +113,18 @@ class Registry:
                 continue  # somebody moved it: look again
 
     def rollback(self, name: str, *, reason: str | None = None) -> Champion:
-        """Makes the champion before this one the champion again. Raises ModelNotFound, Conflict where there was none."""
-        while True:
-            now = self.champion(name)
-            if now is None:
-                raise ModelNotFound(f"There is no champion of {name}.", "name")
-            if not now.previous:
-                raise Conflict(f"Version {now.version} is the first champion of {name}: there is none to go back to.")
-            back = replace(now.previous[0], promoted_at=_now(), reason=reason or f"Rolled back from {now.version}.")
-            try:
-                return self._move(name, back, now.previous[1:], now)
-            except Conflict:
-                continue
+        """Makes the champion before this one the champion again.
+
+        Raises ModelNotFound where there is no champion, Conflict where there was none before, or somebody moved the
+        pointer meanwhile.
+        """
+        now = self.champion(name)
+        if now is None:
+            raise ModelNotFound(f"There is no champion of {name}.", "name")
+        if not now.previous:
+            raise Conflict(f"Version {now.version} is the first champion of {name}: there is none to go back to.")
+        back = replace(now.previous[0], promoted_at=_now(), reason=reason or f"Rolled back from version {now.version}.")
+        return self._move(name, back, now.previous[1:], now)
 
     @overload
     def champion(self, name: str) -> Champion | None: ...
@@ -193,11 +194,18 @@ class Registry:
         return sorted(int(folder) for folder in folders if _VERSION.fullmatch(folder))
 
     def _move(self, name: str, to: Promotion, previous: tuple[Promotion, ...], now: Champion | None) -> Champion:
-        """Writes the pointer on condition that it is as `now` saw it. Raises Conflict."""
+        """Writes the pointer on condition that it is as `now`. Raises Conflict."""
         previous = previous[:MAX_PREVIOUS]
         data = _json({**asdict(to), "previous": [asdict(p) for p in previous]})
         path = f"{name}/champion.json"
-        etag = self._blobs.put(self._container, path, data, if_absent=now is None, if_match=now.etag if now else None)
+        try:
+            etag = self._blobs.put(self._container, path, data, if_absent=now is None, if_match=now.etag if now else None)
+        except Conflict:
+            # Perhaps by this very write: where its answer was lost, the client sent it once more.
+            found = self.champion(name)
+            if found is None or (found.current, found.previous) != (to, previous):
+                raise
+            return found
         return Champion(name, to, previous, etag)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from azure.core.exceptions import HttpResponseError, IncompleteReadError, ServiceRequestError, ServiceResponseError
 
 from shared.errors import StorageUnavailable
-from shared.settings import CONNECTIONS
+from shared.settings import CONNECTIONS, InvalidSetting
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -49,6 +49,15 @@ def missing_connection(service: str) -> StorageUnavailable:
     name = CONNECTIONS[0]
     return StorageUnavailable(f"The app setting {name} is missing: set it to a storage connection string, "
                               f"or {name}__{service}ServiceUri to use an identity.")
+
+
+@contextmanager
+def readable_connection() -> Iterator[None]:
+    """Raises InvalidSetting where the client library cannot read the connection string. Keys stay out of the message."""
+    try:
+        yield
+    except ValueError:
+        raise InvalidSetting(f"{CONNECTIONS[0]} is no storage connection string.") from None
 
 
 @cache

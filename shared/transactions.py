@@ -11,33 +11,26 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from azure.core.rest import HttpRequest
-from azure.data.tables import TableClient
 
 type Entity = Mapping[str, str | float]
 
 MAX_ENTITIES = 100  # the service's own limit
-# The emulator takes its time over partitions of many thousand entities.
-READ_SECONDS = 60.0
 _HEADERS = {"Content-Type": "multipart/mixed; boundary=batch_0", "Accept": "application/json",
             "DataServiceVersion": "3.0", "MaxDataServiceVersion": "3.0;NetFx"}
 
 
-def upsert(table: TableClient, entities: Sequence[Entity]) -> bool:
-    """Merges at most 100 entities of one partition into the table, all or none; tells whether they are kept.
-
-    Where they are not, `TableClient.submit_transaction` says why.
-    """
-    request = HttpRequest("POST", f"{table.url}/$batch", headers=_HEADERS | {"x-ms-version": table.api_version},
-                          content=_body(f"{table.url}/{table.table_name}", entities))
-    # The library signs and retries it as one of its own; nothing public takes a request that is already written.
-    response = table._client.send_request(request, stream=True, read_timeout=READ_SECONDS)
-    return response.status_code == 202 and response.read().count(b"HTTP/1.1 204") == len(entities)
+def upserts(account_url: str, table: str, api_version: str, entities: Sequence[Entity]) -> HttpRequest:
+    """The request that merges 1 to 100 entities of one partition into the table, all or none; text and doubles only."""
+    changes = "".join(_change(f"{account_url}/{table}", number, entity) for number, entity in enumerate(entities))
+    content = ("--batch_0\r\nContent-Type: multipart/mixed; boundary=changeset_0\r\n\r\n"
+               f"{changes}--changeset_0--\r\n\r\n--batch_0--\r\n")
+    return HttpRequest("POST", f"{account_url}/$batch", headers=_HEADERS | {"x-ms-version": api_version},
+                       content=content.encode("ascii"))
 
 
-def _body(url: str, entities: Sequence[Entity]) -> bytes:
-    changes = "".join(_change(url, number, entity) for number, entity in enumerate(entities))
-    return ("--batch_0\r\nContent-Type: multipart/mixed; boundary=changeset_0\r\n\r\n"
-            f"{changes}--changeset_0--\r\n\r\n--batch_0--\r\n").encode("ascii")
+def kept(status: int, answer: bytes, entities: Sequence[Entity]) -> bool:
+    """Whether the answer says that every entity was merged."""
+    return status == 202 and answer.count(b"HTTP/1.1 204") == len(entities)
 
 
 def _change(url: str, number: int, entity: Entity) -> str:
