@@ -22,6 +22,8 @@ REFUSED_SECONDS = 900.0
 FALLBACKS = 3
 # A judged point reaches storage through a queue; until then the worker that judged it adds it to what it reads.
 NOTED_SECONDS = 120.0
+# So much more is read than was asked for, so that asking about last week after today does not read again.
+SLACK_DAYS = 31
 SERIES_CACHE_BYTES = 32 * 1024 * 1024
 SLOT_BYTES = 1024
 
@@ -86,7 +88,7 @@ class Catalogue:
         return slot.loaded
 
     def series(self, detector: str, table_id: str, until: datetime | None = None) -> Series:
-        """The last HISTORY_DAYS before `until` (aware; now when left out) and everything after it.
+        """The last HISTORY_DAYS before `until` (aware; now when left out), somewhat more, and everything after it.
 
         Raises StorageUnavailable where storage does not answer and nothing is in memory, InvalidRequest.
         """
@@ -164,6 +166,7 @@ class Catalogue:
         return _Slot(etag, loaded, version, reason, self._clock() + REFUSED_SECONDS)
 
     def _read(self, detector: str, table_id: str, start: datetime, known: _Window | None) -> _Window:
+        start = _days_before(start, SLACK_DAYS)
         series = self.history.read(detector, table_id, start)
         noted = tuple(n for n in known.noted if n[0] > self._clock()) if known else ()
         for _, point in noted:

@@ -180,16 +180,16 @@ def test_a_series_is_read_once_and_again_after_the_recheck_time(catalogue, clock
 
 
 def test_a_series_holds_the_days_before_the_time_that_is_asked_about(storage, clock):
-    catalogue = Catalogue(Settings(connection_string=storage, history_days=3), clock)
-    catalogue.history.record("volume", "orders", points(*range(10)))
+    catalogue = Catalogue(Settings(connection_string=storage, history_days=100), clock)
+    catalogue.history.record("volume", "orders", [Point(NOON + timedelta(days=n), n) for n in range(0, 400, 40)])
 
     def values(days: int) -> list[float]:
         return catalogue.series("volume", "orders", NOON + timedelta(days=days)).values.tolist()
 
-    assert values(8) == [5, 6, 7, 8, 9]
-    assert values(9) == [5, 6, 7, 8, 9]
-    assert values(4) == list(range(1, 10))
-    assert catalogue.series("volume", "orders", datetime.min.replace(tzinfo=UTC)).values.tolist() == list(range(10))
+    assert values(320) == [200, 240, 280, 320, 360]
+    assert values(360) == values(300) == [200, 240, 280, 320, 360]
+    assert values(220) == [120, 160, 200, 240, 280, 320, 360]
+    assert catalogue.series("volume", "orders", datetime.min.replace(tzinfo=UTC)).values[0] == 0
 
 
 def test_a_noted_point_is_seen_by_the_next_call_and_survives_a_recheck(catalogue, clock):
