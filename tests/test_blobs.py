@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -130,6 +133,23 @@ def test_an_account_that_refuses_is_unavailable_and_its_address_stays_private(lo
         assert "127.0.0.1" not in error.value.message
 
     assert len(loopback.paths) <= 2 * 4
+
+
+def test_an_account_that_swallows_every_packet_is_reported_within_seconds():
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
+        address = server.getsockname()
+        for _ in range(4):  # a full queue: the kernel drops whoever connects next
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        at = f"http://127.0.0.1:{address[1]}/account"
+        blobs = Blobs(Settings(connection_string=f"AccountName=account;AccountKey=a2V5;BlobEndpoint={at}"))
+
+        began = time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            blobs.get("models", "a")
+
+        assert time.monotonic() - began < 4
 
 
 def test_a_container_is_created_by_the_first_write(blobs):
