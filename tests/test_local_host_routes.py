@@ -101,7 +101,8 @@ def test_a_blob_path_is_taken_apart_by_its_pattern(template: str, name: str, fou
     assert (match and match.groupdict()) == found
 
 
-@pytest.mark.parametrize(("text", "expected"), [("00:00:30", 30), ("01:02:03", 3723), ("1.00:00:00", 86400), ("00:00:00.5", 0.5)])
+@pytest.mark.parametrize(("text", "expected"), [
+    ("00:00:30", 30), ("01:02:03", 3723), ("1.00:00:00", 86400), ("00:00:00.5", 0.5)])
 def test_a_time_span_is_read_in_seconds(text: str, expected: float) -> None:
     assert seconds(text) == expected
 
@@ -144,7 +145,7 @@ def test_host_json_has_the_hosts_own_defaults(tmp_path: Path) -> None:
 def test_a_broken_host_json_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "host.json").write_text(content)
 
-    with pytest.raises(SettingsError, match="host.json"):
+    with pytest.raises(SettingsError, match=r"host\.json"):
         HostConfig.read(tmp_path)
 
 

@@ -184,7 +184,7 @@ def waits(context: df.DurableOrchestrationContext) -> Any:
 
 @app.orchestration_trigger(context_name="context")
 def large(context: df.DurableOrchestrationContext) -> Any:
-    return (yield context.call_activity("repeat", {"text": context.get_input(), "times": 2}))
+    return (yield context.call_activity("repeat", {"text": context.get_input(), "times": 1}))
 
 
 @app.orchestration_trigger(context_name="context")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tools.azurite import Azurite, AzuriteError, answers
 from tools.local_host.process import DEFAULT_KEY
-from tools.local_host.settings import DEVELOPMENT_STORAGE, SettingsError, is_disabled, load_local_settings
+from tools.local_host.settings import DEVELOPMENT_STORAGE, HostConfig, SettingsError, is_disabled, load_local_settings
 
 if TYPE_CHECKING:
     from tools.local_host.host import Host
@@ -57,14 +57,16 @@ def main() -> int:
     folder = options.azurite_folder.resolve()
     try:
         load_local_settings(app, say)
+        config = HostConfig.read(app)
         listening = listen(options.host, options.port)
     except SettingsError as error:
         return fail(str(error))
     except OSError as error:
-        return fail(f"Port {options.port} cannot be used ({error.strerror}): stop what listens there, or give --port.")
+        why = str(error.strerror).partition(" (")[0]
+        return fail(f"Port {options.port} cannot be used ({why}): stop what listens there, or give --port.")
     azurite = azurite_to_start(options, folder)
     try:
-        return asyncio.run(serve(options, app, listening, azurite))
+        return asyncio.run(serve(options, app, config, listening, azurite))
     except KeyboardInterrupt:
         return 0
     finally:
@@ -72,7 +74,8 @@ def main() -> int:
             azurite.stop()
 
 
-async def serve(options: argparse.Namespace, app: Path, listening: socket.socket, azurite: Azurite | None) -> int:
+async def serve(options: argparse.Namespace, app: Path, config: HostConfig, listening: socket.socket,
+                azurite: Azurite | None) -> int:
     """Starts Azurite and the app side by side, then serves until a signal."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     stop = asyncio.Event()
@@ -83,12 +86,12 @@ async def serve(options: argparse.Namespace, app: Path, listening: socket.socket
     from tools.local_host.host import Host
     from tools.local_host.worker import IndexingError, prepare_environment
 
-    set_up_logging(options.verbose)
+    set_up_logging("Debug" if options.verbose else config.log_level, options.verbose)
     port = listening.getsockname()[1]
     url = f"http://{'localhost' if options.host in ('127.0.0.1', '0.0.0.0') else options.host}:{port}"
     prepare_environment(port)
     os.chdir(app)
-    host = Host(app, listening, url, options.key)
+    host = Host(app, config, listening, url, options.key)
 
     def started() -> None:
         announce(host, options.key)
@@ -100,8 +103,6 @@ async def serve(options: argparse.Namespace, app: Path, listening: socket.socket
 
     try:
         await host.prepare()
-        if not options.verbose:
-            logging.getLogger().setLevel(_LEVELS.get(host.config.log_level.lower(), "INFO"))
         if storage is not None:
             await storage
         await host.serve(started, stop)
@@ -154,9 +155,9 @@ def announce(host: Host, key: str) -> None:
     print(f"Key: {key} (header x-functions-key or ?code=). Ctrl-C ends the host.\n", flush=True)
 
 
-def set_up_logging(verbose: bool) -> None:
+def set_up_logging(level: str, verbose: bool) -> None:
     logging.Formatter.converter = time.gmtime
-    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if verbose else logging.INFO, force=True,
+    logging.basicConfig(stream=sys.stderr, level=_LEVELS.get(level.lower(), "INFO"), force=True,
                         format="[%(asctime)s.%(msecs)03dZ] %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     for name in ("azure", "durabletask", "uvicorn", "urllib3", "asyncio"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)

@@ -31,15 +31,14 @@ class Host:
     """An app being served on a socket that is already bound. `base_url` is how callers reach it."""
 
     app: Path
+    config: settings.HostConfig
     listening: socket.socket
     base_url: str
     key: str
     worker: Worker = field(default_factory=Worker)
-    config: settings.HostConfig = field(init=False)
 
     async def prepare(self) -> None:
-        """Reads host.json and indexes the app. Raises SettingsError or IndexingError."""
-        self.config = settings.HostConfig.read(self.app)
+        """Indexes the app. Raises IndexingError."""
         self.worker = await Worker.start(self.app, self.config.route_prefix)
         for function in self.worker.functions.values():
             if reason := bindings.unsupported(function):
@@ -55,7 +54,7 @@ class Host:
         execution = Execution(self.worker, storage, client)
         server = Server(self.worker, execution, self.key, Webhooks(client) if backend is not None else None)
         web = _Uvicorn(uvicorn.Config(server, log_config=None, access_log=False, lifespan="off", server_header=False,
-                                      timeout_graceful_shutdown=2))
+                                      timeout_graceful_shutdown=1))
         listeners = [asyncio.create_task(run) for run in self._listeners(execution, storage, backend)]
         web_task = asyncio.create_task(web.serve(sockets=[self.listening]))
         try:

@@ -56,8 +56,14 @@ class QueueListener:
             return list(self.client.receive_messages(messages_per_page=batch, max_messages=batch,
                                                      visibility_timeout=LEASE_SECONDS))
 
+        fetching = asyncio.ensure_future(asyncio.to_thread(receive))
         try:
-            return await asyncio.to_thread(receive)
+            return await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            with contextlib.suppress(AzureError):
+                for message in await fetching:  # the thread went on and took them all the same
+                    await _Lease(self.client, message).settle(visible_after=0)
+            raise
         except ResourceNotFoundError:
             with contextlib.suppress(AzureError):
                 await asyncio.to_thread(create, self.client)

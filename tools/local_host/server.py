@@ -71,6 +71,8 @@ class Server:
             return Response(status_code=413)
         except InvocationError:
             return Response(status_code=500)
+        except asyncio.CancelledError:  # the host is stopping and has waited long enough
+            return Response(status_code=503)
 
     async def _call(self, function: Function, request: Request, params: dict[str, str]) -> Response:
         query = _joined(request.query_params.multi_items())
