@@ -55,9 +55,9 @@ class Context:
                           excluded=known - used, missing=len(self.values) - known)
 
 
-def gather(entries: Sequence[float | HistoryPoint], stored: Series | None, zone: str, granularity: str, before: int,
-           longest: int | None = None) -> Context:
-    """The stored history with the request's merged in, up to and without bucket `before`.
+def gather(entries: Sequence[float | HistoryPoint], stored: Series | None, zone: str, granularity: str,
+           before: int | None = None, longest: int | None = None) -> Context:
+    """The stored history with the request's merged in, up to and without bucket `before`, or all of it.
 
     Of several counts in one bucket the latest is kept, and the request's over the stored. Plain numbers are the buckets just
     before `before`, in order. At most `longest` buckets are looked at.
@@ -77,23 +77,25 @@ def gather(entries: Sequence[float | HistoryPoint], stored: Series | None, zone:
         body = np.array([v for _, v in dated], np.float64)
         parts.append((calendar.buckets(seconds, zone, granularity), body, np.zeros(len(dated), np.uint8)))
     if plain:
+        assert before is not None, "plain numbers need the bucket they lead to"
         n = len(plain)
         parts.append((np.arange(before - n, before, dtype=np.int64), np.array(plain, np.float64), np.zeros(n, np.uint8)))
     return _dense(parts, before, longest or MAX_BUCKETS[granularity], tuple(warnings))
 
 
-def _dense(parts: list[tuple[IntArray, FloatArray, NDArray[np.uint8]]], before: int, longest: int,
+def _dense(parts: list[tuple[IntArray, FloatArray, NDArray[np.uint8]]], before: int | None, longest: int,
            warnings: tuple[str, ...]) -> Context:
     at = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, np.int64)
-    earlier = (at < before) & (at >= before - longest)
-    at = at[earlier]
+    before = before if before is not None else int(at.max(initial=-1)) + 1
+    taken = (at < before) & (at >= before - longest)
+    at = at[taken]
     if not len(at):
         return Context(before, np.empty(0), np.empty(0, np.uint8), 0, warnings)
     start = int(at.min())
     values, status = np.full(before - start, np.nan), np.zeros(before - start, np.uint8)
     # Assignment by index keeps the last of equal indices: the latest of a bucket, the request's over the stored.
-    values[at - start] = np.concatenate([p[1] for p in parts])[earlier]
-    status[at - start] = np.concatenate([p[2] for p in parts])[earlier]
+    values[at - start] = np.concatenate([p[1] for p in parts])[taken]
+    status[at - start] = np.concatenate([p[2] for p in parts])[taken]
     return Context(start, values, status, int(np.isfinite(values).sum()), warnings)
 
 

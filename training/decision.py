@@ -179,7 +179,7 @@ def _probe_inputs(series: TrainingSeries, window: int) -> dict[str, Any]:
     """An ordinary day, a history with gaps, a spike, an empty load and an unknown value: the last day that is known."""
     known = np.flatnonzero(np.isfinite(series.values))
     feeds = judged(series, np.full(5, series.start + known[-1]), window)
-    feeds["history"][1, [-1, -2]] = math.nan
+    feeds["history"][1, -2:] = math.nan
     feeds["value"][2:] = SPIKE * feeds["value"][2] + SPIKE, 0.0, math.nan
     return feeds | {"threshold": np.full(5, PROBE_THRESHOLD)}
 

@@ -88,12 +88,10 @@ def prepare(request: TrainRequest, stored: Series | None) -> Prepared:
     """
     zone, granularity = request.timezone, request.granularity
     longest = round(request.training_days * BUCKETS_A_DAY[granularity])
-    everything = gather(request.historical_data, stored, zone, granularity, before=2**40, longest=2**41)
-    if not everything.points:
+    known = gather(request.historical_data, stored, zone, granularity, longest=longest)
+    if not known.points:
         raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")
-    first = max(0, len(everything.values) - longest)
-    start, status = everything.start + first, everything.status[first:]
-    observed, normal = everything.learnable[first:], everything.normal[first:]
+    start, status, observed, normal = known.start, known.status, known.learnable, known.normal
     horizon = start + len(observed) + round(HORIZON_DAYS * BUCKETS_A_DAY[granularity])
     holiday, names = calendar_of(request.holidays, start, horizon, granularity)
     holiday = holiday[:len(observed)]
