@@ -37,7 +37,7 @@ def observe_queued(message: func.QueueMessage) -> None:
 @app.route(route="v1/observations", methods=["POST"])
 @refusals
 def load_observations(req: func.HttpRequest) -> func.HttpResponse:
-    report = observations.load(req.get_body(), history())
+    report = observations.load(req.get_body(), catalogue())
     return answer(report, 200 if report["accepted"] else 422)
 
 

@@ -94,7 +94,10 @@ def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
             raise
         warnings.append("Storage does not answer: the verdict rests on the history of the request alone.")
     try:
-        stored = catalogue.series("volume", request.table_id)
+        moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC")) if request.timestamp else None
+        stored = catalogue.series("volume", request.table_id, moment)
+        if stored.stale:
+            warnings.append(stored.stale)
     except StorageUnavailable:
         if not request.historical_data and model is None:
             raise

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.catalogue import Catalogue
 from shared.contract import OBSERVATION, JudgedObservation, Observation, check_size, refusal
 from shared.errors import InvalidJson, InvalidRequest
 from shared.history import History, Point
@@ -18,19 +19,19 @@ MAX_POINTS = 200_000
 MAX_ERRORS = 1_000
 
 
-def load(body: bytes, history: History) -> dict[str, Any]:
+def load(body: bytes, catalogue: Catalogue) -> dict[str, Any]:
     """Keeps every good row of a JSON array or of NDJSON and tells how many there were and what was wrong with the others.
 
     `errors[].line` counts from 1: the line of the body, or the place in the array. Raises PayloadTooLarge, InvalidJson when
     nothing can be read, InvalidRequest when there is no row at all.
     """
     check_size(body, MAX_BODY_BYTES)
-    points: dict[tuple[str, str], list[Point]] = defaultdict(list)
+    points: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     errors: list[dict[str, Any]] = []
     accepted = rejected = 0
     for line, row in rows(body):
         if isinstance(row, Observation):
-            points[row.detector, row.table_id].append(Point(row.timestamp, row.value, row.status))
+            points[row.detector][row.table_id].append(Point(row.timestamp, row.value, row.status))
             accepted += 1
         else:
             rejected += 1
@@ -40,9 +41,12 @@ def load(body: bytes, history: History) -> dict[str, Any]:
             raise InvalidRequest(f"At most {MAX_POINTS:,} rows are read in one call; nothing was kept.")
     if not accepted and not rejected:
         raise InvalidRequest("The body holds no row.")
-    for (detector, table_id), some in points.items():
-        history.record(detector, table_id, some)
-    return {"accepted": accepted, "rejected": rejected, "tables": len(points), "errors": errors}
+    for detector, tables in points.items():
+        catalogue.history.record_many(detector, tables)
+        for table_id in tables:
+            catalogue.forget(detector, table_id)
+    loaded = sum(len(tables) for tables in points.values())
+    return {"accepted": accepted, "rejected": rejected, "tables": loaded, "errors": errors}
 
 
 def rows(body: bytes) -> Iterator[tuple[int, Observation | InvalidJson | InvalidRequest]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-from shared.blobs import Blobs
 from shared.catalogue import Catalogue
 from shared.history import History
 from shared.jobs import Jobs
@@ -13,30 +12,18 @@ from shared.settings import Settings
 
 
 @cache
-def settings() -> Settings:
-    return Settings.from_environment()
-
-
-@cache
-def blobs() -> Blobs:
-    return Blobs(settings())
-
-
-@cache
-def history() -> History:
-    return History(settings())
-
-
-@cache
-def registry() -> Registry:
-    return Registry(blobs(), settings())
-
-
-@cache
 def catalogue() -> Catalogue:
-    return Catalogue(settings())
+    return Catalogue(Settings.from_environment())
+
+
+def history() -> History:
+    return catalogue().history
+
+
+def registry() -> Registry:
+    return catalogue().registry
 
 
 @cache
 def jobs() -> Jobs:
-    return Jobs(blobs(), settings().jobs_container)
+    return Jobs(catalogue().blobs, Settings.from_environment().jobs_container)
