@@ -8,6 +8,7 @@ import pytest
 from tools.local_host.blobs import path_pattern
 from tools.local_host.routes import Route, RouteError, RouteTable, decode_path
 from tools.local_host.settings import HostConfig, SettingsError, connection_string, load_local_settings, resolve, seconds
+from tools.local_host.storage import Storage
 from tools.local_host.timers import next_occurrence
 
 NOON = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)  # a Friday
@@ -134,6 +135,7 @@ def test_encrypted_settings_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_host_json_has_the_hosts_own_defaults(tmp_path: Path) -> None:
+    (tmp_path / "function_app.py").touch()
     (tmp_path / "host.json").write_text('{"version": "2.0"}')
 
     config = HostConfig.read(tmp_path)
@@ -143,10 +145,18 @@ def test_host_json_has_the_hosts_own_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "[]", "{version}"])
 def test_a_broken_host_json_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "function_app.py").touch()
     (tmp_path / "host.json").write_text(content)
 
     with pytest.raises(SettingsError, match=r"host\.json"):
         HostConfig.read(tmp_path)
+
+
+def test_queue_messages_are_base64_unless_host_json_says_none() -> None:
+    assert Storage(queue_base64=True).encode(b"hi") == "aGk="
+    assert Storage(queue_base64=True).decode("aGk=") == b"hi"
+    assert Storage(queue_base64=False).encode(b"hi") == "hi"
+    assert Storage(queue_base64=False).decode("hi") == b"hi"
 
 
 def test_a_connection_that_is_not_set_says_what_to_set() -> None:

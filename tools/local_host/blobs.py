@@ -16,7 +16,7 @@ from azure.storage.blob import BlobProperties
 from tools.local_host.execution import Execute
 from tools.local_host.messages import Message
 from tools.local_host.settings import HostConfig
-from tools.local_host.storage import Storage, first_line
+from tools.local_host.storage import Outage, Storage, first_line
 from tools.local_host.worker import Function, InvocationError
 
 HOST_CONTAINER = "azure-webjobs-hosts"
@@ -42,6 +42,7 @@ class BlobListener:
         self.prefix = self.template.partition("{")[0]
         self.client = storage.container(self.connection, self.container)
         self.receipts = storage.container(HOST_CONNECTION, HOST_CONTAINER)
+        self.outage = Outage(f"Container '{self.container}'")
         self.tries: Counter[str] = Counter()
         self.done: set[str] = set()
 
@@ -69,14 +70,16 @@ class BlobListener:
 
     async def _list(self) -> list[BlobProperties]:
         try:
-            return await asyncio.to_thread(
+            found = await asyncio.to_thread(
                 lambda: list(self.client.list_blobs(name_starts_with=self.prefix, include=["metadata"])))
         except ResourceNotFoundError:
-            return []
+            found = []
         except AzureError as error:
-            log.warning("Container '%s' cannot be listed, trying again: %s", self.container, first_line(error))
+            self.outage.away(error)
             await asyncio.sleep(OUTAGE_SECONDS)
             return []
+        self.outage.back()
+        return found
 
     async def _process(self, blob: BlobProperties, receipt: str, params: dict[str, str]) -> None:
         try:

@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError
 from tools.local_host import bindings
 from tools.local_host.messages import Message
 from tools.local_host.settings import SettingsError
-from tools.local_host.storage import Storage
+from tools.local_host.storage import Storage, first_line
 from tools.local_host.worker import Function, InvocationError, Result, Worker
 
 Execute = Callable[[Function, Message, Mapping[str, Message]], Awaitable[Result]]
@@ -39,7 +39,7 @@ class Execution:
             log.error("Function '%s' raised %s\n%s", function.name, error, error.stack.rstrip())
             raise
         except (AzureError, SettingsError) as error:
-            log.error("A binding of function '%s' failed: %s", function.name, error)
+            log.error("A binding of function '%s' failed: %s", function.name, first_line(error))
             raise InvocationError(function.name, type(error).__name__, str(error), "") from error
         finally:
             # An orchestration of a hundred steps would fill the screen.

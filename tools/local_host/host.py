@@ -23,6 +23,7 @@ from tools.local_host.timers import TimerListener
 from tools.local_host.webhooks import Webhooks
 from tools.local_host.worker import Function, Worker
 
+STOP_SECONDS = 4.0  # for giving messages back to their queues
 log = logging.getLogger("tools.local_host")
 
 
@@ -69,7 +70,8 @@ class Host:
         finally:
             for task in listeners:
                 task.cancel()
-            await asyncio.gather(*listeners, return_exceptions=True)
+            if listeners:
+                await asyncio.wait(listeners, timeout=STOP_SECONDS)
             web.should_exit = True
             await asyncio.gather(web_task, return_exceptions=True)
             if backend is not None:

@@ -13,7 +13,7 @@ from azure.storage.queue import QueueClient, QueueMessage
 from tools.local_host.execution import Execute
 from tools.local_host.messages import Message
 from tools.local_host.settings import HostConfig
-from tools.local_host.storage import Storage, UnreadableMessage, create, first_line
+from tools.local_host.storage import Outage, Storage, UnreadableMessage, create, first_line
 from tools.local_host.worker import Function, InvocationError
 
 LEASE_SECONDS = 30  # a message whose host was killed comes back after this; renewed while its function runs
@@ -30,6 +30,7 @@ class QueueListener:
         self.name = function.trigger["queueName"].lower()
         self.connection = function.trigger["connection"]
         self.client = storage.queue(self.connection, self.name)
+        self.outage = Outage(f"Queue '{self.name}'")
 
     async def run(self) -> None:
         longest = min(self.config.queue_poll_seconds, LONGEST_POLL_SECONDS)
@@ -58,7 +59,7 @@ class QueueListener:
 
         fetching = asyncio.ensure_future(asyncio.to_thread(receive))
         try:
-            return await asyncio.shield(fetching)
+            messages = await asyncio.shield(fetching)
         except asyncio.CancelledError:
             with contextlib.suppress(AzureError):
                 for message in await fetching:  # the thread went on and took them all the same
@@ -68,8 +69,11 @@ class QueueListener:
             with contextlib.suppress(AzureError):
                 await asyncio.to_thread(create, self.client)
         except AzureError as error:
-            log.warning("Queue '%s' cannot be read, trying again: %s", self.name, first_line(error))
+            self.outage.away(error)
             await asyncio.sleep(OUTAGE_SECONDS)
+        else:
+            self.outage.back()
+            return messages
         return []
 
     async def _process(self, message: QueueMessage) -> None:

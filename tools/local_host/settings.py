@@ -37,7 +37,9 @@ class HostConfig:
 
     @classmethod
     def read(cls, app: Path) -> HostConfig:
-        """Raises SettingsError when host.json is missing, is no JSON object, or names an unknown setting."""
+        """Raises SettingsError when this is no app's directory, or host.json no JSON object or names an unknown setting."""
+        if not (app / "function_app.py").exists():
+            raise SettingsError(f"There is no function_app.py in {app}.")
         document = _json_object(app / "host.json")
         extensions = document.get("extensions", {})
         queues, blobs, tasks = (extensions.get(name, {}) for name in ("queues", "blobs", "durableTask"))

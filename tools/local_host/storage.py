@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 from collections import defaultdict
 from typing import Any
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
-from azure.storage.blob import BlobServiceClient, ContainerClient
+from azure.storage.blob import BlobServiceClient, ContainerClient, LinearRetry
 from azure.storage.queue import QueueClient, QueueServiceClient
 
 from tools.local_host.settings import SettingsError, connection_string
 
-# Loopback answers at once or not at all; the pollers try again by themselves.
-_PATIENCE: dict[str, Any] = {"connection_timeout": 2, "read_timeout": 30, "retry_total": 1, "retry_backoff_factor": 0.2}
+# Loopback answers at once or not at all, so a retry is for a connection that was closed while idle. The SDK's own policy
+# would hold up a request for 20 seconds and more.
+_PATIENCE: dict[str, Any] = {"connection_timeout": 2, "read_timeout": 10,
+                             "retry_policy": LinearRetry(backoff=0, retry_total=2, random_jitter_range=0)}
+log = logging.getLogger("tools.local_host.storage")
 
 
 class UnreadableMessage(ValueError):
@@ -103,6 +107,23 @@ def _service[S: (QueueServiceClient, BlobServiceClient)](kind: type[S], connecti
 def first_line(error: Exception) -> str:
     """The SDK's errors go on with headers and XML that say nothing more."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+class Outage:
+    """Tells the log once that a poller's storage is away, and once that it is back."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._away = what, False
+
+    def away(self, error: Exception) -> None:
+        if not self._away:
+            log.warning("%s cannot be read, trying again: %s", self._what, first_line(error))
+        self._away = True
+
+    def back(self) -> None:
+        if self._away:
+            log.info("%s can be read again.", self._what)
+        self._away = False
 
 
 def create(client: QueueClient | ContainerClient) -> None:

@@ -81,8 +81,6 @@ class Worker:
     @classmethod
     async def start(cls, app: Path, route_prefix: str = "api") -> Worker:
         """Imports `app`/function_app.py and indexes it. Raises IndexingError."""
-        if not (app / "function_app.py").exists():
-            raise IndexingError(f"There is no function_app.py in {app}.")
         sys.path.insert(0, str(app))
         request = SimpleNamespace(worker_init_request=SimpleNamespace(capabilities={}, function_app_directory=str(app)))
         answer = await runtime.worker_init_request(
