@@ -31,8 +31,10 @@ OK, ANOMALY, EXPECTED, REPAIRED, EXCLUDED = range(len(STATUSES))
 _CODES = {name: code for code, name in enumerate(STATUSES)}
 PAGE_POINTS = 1000
 CONNECTIONS = 4
+# Every write here may be sent twice, so a connection that broke is no reason to give up, whatever the method.
+_RETRIED: Final[dict[str, Any]] = {"retry_on_methods": frozenset({"GET", "POST", "PATCH"})}
 # The emulator takes its time over partitions of many thousand points.
-TRANSACTION_SECONDS = 60.0
+_PATIENT: Final[dict[str, Any]] = {**_RETRIED, "read_timeout": 60.0, "retry_total": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class History:
         with storage.answering():
             while True:
                 try:
-                    self._creating(lambda: self._table.create_entity(entity))
+                    self._creating(lambda: self._table.create_entity(entity, **_RETRIED))
                     return True
                 except ResourceExistsError:
                     pass
@@ -138,7 +140,7 @@ class History:
                     if stored.get("observed_at", "") >= entity["observed_at"]:
                         return False
                     self._table.update_entity(entity, UpdateMode.MERGE, etag=stored.metadata["etag"],
-                                              match_condition=MatchConditions.IfNotModified)
+                                              match_condition=MatchConditions.IfNotModified, **_RETRIED)
                     return True
                 except (ResourceModifiedError, ResourceNotFoundError):
                     continue  # somebody else wrote or removed it meanwhile: look again
@@ -150,7 +152,7 @@ class History:
         entity = {"PartitionKey": partition(detector, table_id), "RowKey": row_key(timestamp), "status": status}
         with storage.answering():
             try:
-                self._table.update_entity(entity, UpdateMode.MERGE)
+                self._table.update_entity(entity, UpdateMode.MERGE, **_RETRIED)
             except ResourceNotFoundError:
                 raise NotFound(f"{table_id} has no point at {entity['RowKey']}.", "timestamp") from None
 
@@ -190,11 +192,11 @@ class History:
             table = self._table
             request = transactions.upserts(table.url, table.table_name, table.api_version, entities)
             # The library signs and retries it as one of its own; nothing public of it sends what is already written.
-            response = table._client.send_request(request, stream=True, read_timeout=TRANSACTION_SECONDS)
+            response = table._client.send_request(request, stream=True, **_PATIENT)
             if not transactions.kept(response.status_code, response.read(), entities):
                 # The slow way creates the table, or says what is wrong.
                 operations = [("upsert", entity, {"mode": UpdateMode.MERGE}) for entity in entities]
-                self._creating(lambda: table.submit_transaction(operations))
+                self._creating(lambda: table.submit_transaction(operations, **_PATIENT))
 
     def _query(self, where: str, columns: list[str]) -> Iterator[Mapping[str, Any]]:
         with storage.answering():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -17,6 +15,7 @@ from shared.history import History
 from shared.ids import ID_PATTERN, check_id, check_model_name
 from shared.registry import Registry
 from shared.settings import Settings
+from tests.loopback import Loopback, loopback
 
 # What a path must not hold, and what an id must not be besides.
 BAD_PATHS = ["", ".", "..", "../x", "a/../b", "a\\b", "a..b", "%2e%2e", "a%2fb", "a b", "a\n", ".a", "a.", "a?b", "a#b",
@@ -29,44 +28,10 @@ def blobs(storage: str) -> Blobs:
     return Blobs(Settings(connection_string=storage))
 
 
-class Loopback(ThreadingHTTPServer):
-    """Answers every request with one status and remembers the paths that were asked for."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status, self.paths = status, list[str]()
-
-    @property
-    def settings(self) -> Settings:
-        at = f"http://127.0.0.1:{self.server_port}/account"
-        return Settings(connection_string=f"AccountName=account;AccountKey=a2V5;BlobEndpoint={at};TableEndpoint={at};"
-                                          f"QueueEndpoint={at};DefaultEndpointsProtocol=http")
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Loopback
-
-    def do_GET(self) -> None:
-        self.server.paths.append(self.path)
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_PUT = do_POST = do_PATCH = do_DELETE = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Silence."""
-
-
 @pytest.fixture
-def loopback(request: pytest.FixtureRequest) -> Iterator[Loopback]:
-    server = Loopback(getattr(request, "param", 404))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def server(request: pytest.FixtureRequest) -> Iterator[Loopback]:
+    with loopback(getattr(request, "param", 404)) as running:
+        yield running
 
 
 @pytest.mark.parametrize("text", ["a", "orders", "Orders_2-x.y", "0", "a" * 63, "a.b.c", "a-", "a_"])
@@ -88,9 +53,9 @@ def test_the_longest_kind_and_table_make_a_model_name():
 
 
 @pytest.mark.parametrize("bad", BAD_PATHS)
-def test_no_bad_name_ever_reaches_storage(loopback, bad):
-    blobs, history = Blobs(loopback.settings), History(loopback.settings)
-    registry = Registry(blobs, loopback.settings)
+def test_no_bad_name_ever_reaches_storage(server, bad):
+    blobs, history = Blobs(server.settings), History(server.settings)
+    registry = Registry(blobs, server.settings)
     calls = [
         lambda: blobs.get("models", f"a/{bad}/model.onnx"),
         lambda: blobs.put("models", f"a/{bad}/model.onnx", b""),
@@ -112,27 +77,27 @@ def test_no_bad_name_ever_reaches_storage(loopback, bad):
         with pytest.raises(InvalidRequest):
             call()
 
-    assert loopback.paths == []
+    assert server.paths == []
 
 
-def test_a_good_name_is_the_path_that_is_asked_for(loopback):
-    Registry(Blobs(loopback.settings), loopback.settings).champion("volume-anomaly.orders")
+def test_a_good_name_is_the_path_that_is_asked_for(server):
+    Registry(Blobs(server.settings), server.settings).champion("volume-anomaly.orders")
 
-    assert loopback.paths == ["/account/models/volume-anomaly.orders/champion.json"]
+    assert server.paths == ["/account/models/volume-anomaly.orders/champion.json"]
 
 
-@pytest.mark.parametrize("loopback", [401, 403, 429, 500, 503], indirect=True)
-def test_an_account_that_refuses_is_unavailable_and_its_address_stays_private(loopback):
-    for call in (lambda: Blobs(loopback.settings).get("models", "a"),
-                 lambda: Blobs(loopback.settings).put("models", "a", b""),
-                 lambda: list(Blobs(loopback.settings).names("models")),
-                 lambda: History(loopback.settings).read("volume", "orders")):
+@pytest.mark.parametrize("server", [401, 403, 429, 500, 503], indirect=True)
+def test_an_account_that_refuses_is_unavailable_and_its_address_stays_private(server):
+    for call in (lambda: Blobs(server.settings).get("models", "a"),
+                 lambda: Blobs(server.settings).put("models", "a", b""),
+                 lambda: list(Blobs(server.settings).names("models")),
+                 lambda: History(server.settings).read("volume", "orders")):
         with pytest.raises(StorageUnavailable) as error:
             call()
 
         assert "127.0.0.1" not in error.value.message
 
-    assert len(loopback.paths) <= 2 * 4
+    assert len(server.paths) <= 2 * 4
 
 
 def test_an_account_that_swallows_every_packet_is_reported_within_seconds():

@@ -13,6 +13,7 @@ from azure.data.tables import TableServiceClient
 from shared.errors import InvalidRequest, NotFound
 from shared.history import ANOMALY, EXCLUDED, OK, STATUSES, History, Point, Series, row_key
 from shared.settings import Settings
+from tests.loopback import loopback
 
 DAY = datetime(2026, 3, 1, 2, tzinfo=UTC)
 
@@ -190,6 +191,17 @@ def test_a_table_dropped_under_a_running_worker_is_created_again(history, storag
     history.observe("volume", "orders", Point(day(2), 3.0), day(2))
 
     assert history.read("volume", "orders").values.tolist() == [2.0, 3.0]
+
+
+def test_a_connection_that_breaks_loses_no_write():
+    with loopback(204, drops=True) as server:
+        history = History(server.settings)
+
+        history.record("volume", "orders", [Point(day(0), 1.0)])
+        assert history.observe("volume", "orders", Point(day(1), 2.0), day(1)) is True
+        history.set_status("volume", "orders", day(1), "expected")
+
+    assert all(server.paths.count(path) > 1 for path in server.paths)
 
 
 def test_a_point_is_spliced_into_a_series_by_its_time():
