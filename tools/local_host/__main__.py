@@ -58,6 +58,8 @@ def main() -> int:
     options = parse()
     app = options.app.resolve()
     folder = options.azurite_folder.resolve()
+    if options.ready_file is not None:
+        options.ready_file = options.ready_file.resolve()  # the app's directory becomes the working directory
     try:
         load_local_settings(app, say)
         config = HostConfig.read(app)
