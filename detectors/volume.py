@@ -51,13 +51,19 @@ def detect(request: VolumeRequest, catalogue: Catalogue, now: datetime) -> Volum
 
 
 def observation(request: VolumeRequest, answer: VolumeAnswer, catalogue: Catalogue, now: datetime) -> str | None:
-    """The message that keeps this call in the table's history; None where the caller named no table or no time, or asked to
-    leave no trace. This worker's own next verdict knows of it at once."""
+    """The message that keeps this call in the table's history; this worker's own next verdict knows of it at once.
+
+    None where the caller named no table or no time, or asked to leave no trace, and while storage does not answer: the
+    verdict is worth more than an error, and its warnings then say that the count was not kept.
+    """
     if request.table_id is None or request.timestamp is None or not request.record:
+        return None
+    if not catalogue.door.is_open():
+        answer.warnings.append("Storage does not answer: this count was not kept in the history. Send it again later.")
         return None
     moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC"))
     seen = Point(moment, request.current_row_count, "anomaly" if answer.is_anomaly else "ok",
-                 answer.deviation.score if answer.deviation else None, answer.model.name and answer.model.version)
+                 answer.deviation.score if answer.deviation else None, answer.model.version if answer.model.name else None)
     catalogue.note("volume", request.table_id, seen)
     message = asdict(seen) | {"detector": "volume", "table_id": request.table_id, "observed_at": now.isoformat(),
                               "timestamp": moment.isoformat()}
@@ -82,7 +88,7 @@ def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
     try:
         model = catalogue.model(model_name(request.table_id))
         if model is not None and model.stale:
-            warnings.append(f"An earlier model answered: {model.stale}")
+            warnings.append(f"The model in memory answered. {model.stale}")
     except ModelUnavailable as error:
         if not request.fallback:
             raise
@@ -97,7 +103,7 @@ def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
         moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC")) if request.timestamp else None
         stored = catalogue.series("volume", request.table_id, moment)
         if stored.stale:
-            warnings.append(stored.stale)
+            warnings.append(f"The history in memory was used. {stored.stale}")
     except StorageUnavailable:
         if not request.historical_data and model is None:
             raise

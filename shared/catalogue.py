@@ -11,6 +11,7 @@ from typing import Any
 from detectors.artefact import Artefact
 from shared.blobs import NOT_MODIFIED, Blobs
 from shared.cache import Cache
+from shared.door import Door
 from shared.errors import ModelNotFound, ModelUnavailable
 from shared.history import History, Point, Series
 from shared.registry import Champion, CorruptArtefact, Manifest, Promotion, Registry
@@ -71,6 +72,7 @@ class Catalogue:
         self.blobs = Blobs(settings)
         self.registry = Registry(self.blobs, settings)
         self.history = History(settings)
+        self.door = Door(settings, clock)
         self._models: Cache[str, _Slot] = Cache(settings.model_cache_bytes, settings.recheck_seconds, clock,
                                                 size=_slot_bytes, aged=_aged_slot)
         self._series: Cache[tuple[str, str], _Window] = Cache(SERIES_CACHE_BYTES, settings.recheck_seconds, clock,
