@@ -1,0 +1,93 @@
+"""What was observed of each table where that is more than a number: one JSON document a point, in Table storage.
+
+The entities lie in the history's table, in partitions of their own, `:documents:{detector}:{table_id}`, under the same
+RowKey; the table's id is listed where the points' are. A document is compressed and cut to what a property may hold.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import batched
+from typing import Any, Final
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.data.tables import UpdateMode
+
+from shared import storage
+from shared.errors import InvalidRequest, NotFound, PayloadTooLarge
+from shared.history import STATUSES, History, partition, row_key
+
+# The service allows 64 KiB a property and 1 MiB an entity; the emulator counts them in base64.
+CHUNK_BYTES: Final = 60 * 1024
+MAX_CHUNKS: Final = 12
+MAX_BYTES: Final = MAX_CHUNKS * CHUNK_BYTES
+_CHUNKS: Final = [f"chunk{n:02d}" for n in range(MAX_CHUNKS)]
+
+type Document = dict[str, Any]
+
+
+class Documents:
+    """The documents of all tables, over the history's client; every method may be called from any thread.
+
+    All of them raise StorageUnavailable when the account does not answer, and InvalidRequest for an id that is none or a
+    timestamp without a time zone.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    def record(self, detector: str, table_id: str, timestamp: datetime, document: Mapping[str, Any],
+               status: str = "ok") -> None:
+        """Keeps a document in place of what was stored at this time. It may be repeated.
+
+        Raises PayloadTooLarge beyond MAX_BYTES compressed, InvalidRequest for a status that is none.
+        """
+        self._check(status)
+        packed = zlib.compress(json.dumps(document, allow_nan=False, separators=(",", ":")).encode())
+        if len(packed) > MAX_BYTES:
+            raise PayloadTooLarge(f"The document has {len(packed):,} bytes compressed; at most {MAX_BYTES:,} are kept.")
+        chunks = (bytes(chunk) for chunk in batched(packed, CHUNK_BYTES, strict=False))
+        entity = {"PartitionKey": _partition(detector, table_id), "RowKey": row_key(timestamp), "status": status,
+                  **dict(zip(_CHUNKS, chunks, strict=False))}
+        self._history._list(detector, [table_id])
+        with storage.answering():
+            # Replaced and not merged: a shorter document would keep the end of a longer one.
+            self._history._creating(lambda: self._history._table.upsert_entity(entity, UpdateMode.REPLACE))
+
+    def read(self, detector: str, table_id: str, start: datetime | None = None,
+             end: datetime | None = None) -> list[tuple[datetime, Document, str]]:
+        """(time in UTC, document, status) from `start` on and before `end`, oldest first; nothing for a table not known."""
+        where = f"PartitionKey eq '{_partition(detector, table_id)}'"
+        where += f" and RowKey ge '{row_key(start)}'" if start else ""
+        where += f" and RowKey lt '{row_key(end)}'" if end else ""
+        rows = self._history._query(where, ["RowKey", "status", *_CHUNKS])
+        return [(datetime.fromisoformat(row["RowKey"]), _unpacked(row), row["status"]) for row in rows]
+
+    def set_status(self, detector: str, table_id: str, timestamp: datetime, status: str) -> None:
+        """What a user says about a stored document. Raises NotFound where there is none, InvalidRequest."""
+        self._check(status)
+        entity = {"PartitionKey": _partition(detector, table_id), "RowKey": row_key(timestamp), "status": status}
+        with storage.answering():
+            try:
+                self._history._table.update_entity(entity, UpdateMode.MERGE)
+            except ResourceNotFoundError:
+                raise NotFound(f"{table_id} has no document at {entity['RowKey']}.", "timestamp") from None
+
+    @staticmethod
+    def _check(status: str) -> None:
+        if status not in STATUSES:
+            raise InvalidRequest(f"A status is one of {', '.join(STATUSES)}.", "status")
+
+
+def _partition(detector: str, table_id: str) -> str:
+    # A colon first: no detector's points can be in a partition of this name.
+    return f":documents:{partition(detector, table_id)}"
+
+
+def _unpacked(row: Mapping[str, Any]) -> Document:
+    packed = b"".join(row[name] for name in _CHUNKS if row.get(name) is not None)
+    document: Document = json.loads(zlib.decompress(packed))
+    return document
