@@ -19,7 +19,7 @@ import azure.durable_functions as df
 
 from detectors.volume import model_name
 from shared.contract import TrainRequest
-from shared.errors import Conflict
+from shared.errors import Conflict, InvalidRequest
 from shared.jobs import FINAL, Jobs
 from shared.worker import history, jobs, registry
 
@@ -73,6 +73,8 @@ def train_table(context: df.DurableOrchestrationContext) -> Generator[Any, Any, 
     job = context.get_input()
     try:
         plan = yield context.call_activity_with_retry("plan_training", RETRY, job)
+        if plan["refused"]:
+            return plan
         context.set_custom_status({"candidates": plan["algorithms"]})
         fits = [context.call_activity_with_retry("fit_candidate", RETRY, {**job, "algorithm": algorithm})
                 for algorithm in plan["algorithms"]]
@@ -88,11 +90,14 @@ def plan_training(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # the
     from training import volume_anomaly
 
     request = TrainRequest.model_validate_json(jobs().read(job["job_id"], "request.json") or b"")
-    prepared = volume_anomaly.prepare(request, history().read("volume", request.table_id))
+    try:
+        prepared = volume_anomaly.prepare(request, history().read("volume", request.table_id))
+    except InvalidRequest as error:
+        return _refuse(job["job_id"], error)
     algorithms = volume_anomaly.families(request, registry())
     jobs().write(job["job_id"], "series.json", prepared.to_json())
     jobs().update(job["job_id"], state="running", algorithms=algorithms, history=prepared.facts())
-    return {"algorithms": algorithms}
+    return {"algorithms": algorithms, "refused": None}
 
 
 @blueprint.activity_trigger(input_name="job")
@@ -120,9 +125,18 @@ def choose_champion(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # t
     endings = ("onnx", "choosing", "json")
     candidates = [volume_anomaly.Candidate.from_parts(a, {e: jobs().read(job_id, f"{a}.{e}") for e in endings})
                   for a in record["algorithms"]]
-    result = volume_anomaly.publish_best(candidates, request, registry())
+    try:
+        result = volume_anomaly.publish_best(candidates, request, registry())
+    except InvalidRequest as error:
+        return _refuse(job_id, error)
     jobs().update(job_id, state="succeeded", result=result)
     return result
+
+
+def _refuse(job_id: str, error: InvalidRequest) -> dict[str, Any]:
+    """The end of a job that no retry would help."""
+    jobs().update(job_id, state="failed", reason=error.message)
+    return {"refused": error.message}
 
 
 @blueprint.activity_trigger(input_name="job")

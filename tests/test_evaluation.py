@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation import FAULTS, PREVALENCE, Scores, beats, faulty_values, quality
+from training.evaluation import FAULTS, PREVALENCE, Scores, beats, faulty_values, quality, without_incidents
 
 NAMES = list(FAULTS)
 
@@ -54,3 +54,22 @@ def test_a_lead_of_one_day_in_sixty_is_noise() -> None:
     champion.normal[0] = 0.999
 
     assert not beats(challenger, champion)
+
+
+def test_what_unlike_detectors_agree_on_is_no_false_alarm_of_anyone() -> None:
+    found, missed = scores(0.5, 0.999), scores(0.5, 0.999)
+    for one in (found, missed):
+        one.normal[3] = 0.9999
+    found.normal[7] = 0.9999
+
+    together = without_incidents([found, scores(0.5, 0.999), missed])
+
+    assert all(np.isnan(one.normal[3]) for one in together)
+    assert together[0].normal[7] == 0.9999
+
+
+def test_one_detector_alone_cannot_excuse_itself() -> None:
+    alone = scores(0.5, 0.999)
+    alone.normal[3] = 0.9999
+
+    assert without_incidents([alone])[0].normal[3] == 0.9999

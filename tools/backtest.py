@@ -92,21 +92,18 @@ def replay(days: IntArray, values: FloatArray, options: Options) -> Iterator[tup
     holiday, _ = calendar_of(options.holidays, int(days[0]), int(days[-1]), "daily")
     request = VolumeRequest.model_validate({"row_count": 0, "current_row_count": 0.0, "sensitivity": options.sensitivity})
     threshold = threshold_of(request)
-    status, state, artefact = np.full(len(days), OK, np.uint8), structural.initial(1), None
-    for i, value in enumerate(values):
-        day = int(days[i])
+    status, artefact = np.full(len(days), OK, np.uint8), None
+    for i, step in enumerate(structural.walk(values, days, holiday)):
+        day, value = int(days[i]), values[i]
         if options.algorithm != "structural" and i >= options.warm_up and (i - options.warm_up) % options.refit_days == 0:
             artefact = _train(days[:i], values[:i], status[:i], options)
         judgement = None
         if artefact is not None:
             context = Context(int(days[0]), values[:i], status[:i], i)
             judgement = judge_with_model(artefact, context, holiday[:i + 1], day, value, threshold)
-        if judgement is None and i:
-            verdict = structural.judge_next(state, day, int(holiday[i]), value, threshold)
-            if verdict.ready:
-                judgement = Judgement(verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.effects)
-        slots, classes = structural.calendar_rows(days[i:i + 1], holiday[i:i + 1])
-        state, _, _ = structural.advance(np, state, slots, classes, values[i:i + 1])
+        if judgement is None and step.ready:
+            verdict = structural.judge_next(step.state, day, int(holiday[i]), value, threshold)
+            judgement = Judgement(verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.effects)
         if judgement is None:
             yield None
             continue
@@ -122,10 +119,10 @@ def _train(days: IntArray, values: FloatArray, status: np.ndarray, options: Opti
     request = TrainRequest(table_id="replayed", training_days=min(options.training_days, 3660), holidays=options.holidays)
     prepared = volume_anomaly.prepare(request, Series(days * 86_400, values, status))
     names = volume_anomaly.FAMILIES if options.algorithm == "auto" else (options.algorithm,)
-    candidates = [volume_anomaly.fit_candidate(prepared, name) for name in names]
+    candidates = volume_anomaly.compare([volume_anomaly.fit_candidate(prepared, name) for name in names])
     if all(candidate.payload is None for candidate in candidates):
         return None
-    return Artefact.load(volume_anomaly.choose(candidates).payload or b"")
+    return Artefact.load(volume_anomaly.choose(candidates, options.algorithm).payload or b"")
 
 
 def _row(judged: tuple[Decision, Judgement] | None) -> tuple[object, ...]:

@@ -7,21 +7,23 @@ judge itself; the model that leaves is fitted on everything and calibrated on al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors import structural
+from detectors.structural import DEFAULT_THRESHOLD
 from training import decision
 from training.calibration import Calibration
 from training.evaluation import FAULTS, Scores, faulty_values
+from training.parity import Parity
 from training.series import FloatArray, IntArray, NotEnoughHistory, TrainingSeries
 
 HELD_OUT = 0.45
 BLOCKS = 3
 FEWEST = 42
+PARITY_DAYS = 14
 SCORERS = ("isolation_forest", "one_class_svm", "lof")
 # Four buckets earlier is another weekday; for hourly tables, another weekday at the same hour.
 OTHER = {"hourly": 96, "daily": 4, "weekly": 4, "monthly": 4}
@@ -65,6 +67,27 @@ def export(algorithm: str, fitted: Any, calibration: Calibration | None, series:
     return artefact
 
 
+def parity(algorithm: str, fitted: Any, series: TrainingSeries) -> Parity:
+    """Does the graph say what the library says? For the structural filter: what the code says that it was traced from."""
+    found: Parity = _structural_parity(series) if algorithm == "structural" else fitted.check_parity()
+    return found
+
+
+def _structural_parity(series: TrainingSeries) -> Parity:
+    """A model of all but the last days, asked about each of these, against the filter walking over them."""
+    from training import structural as trained
+
+    days = series.time[-PARITY_DAYS:]
+    graph = trained.build(trained.fit(series.until(int(days[0]) - 1))).SerializeToString()
+    inputs = decision.judged(series, days, PARITY_DAYS) | {"threshold": np.full(len(days), DEFAULT_THRESHOLD)}
+    scores = decision.run(graph, inputs)["score"]
+    steps = list(structural.walk(series.values, series.time, series.holiday, series.granularity))[-len(days):]
+    wanted = np.array([step.scores(inputs["value"][i:i + 1]).item() for i, step in enumerate(steps)])
+    known = np.isfinite(wanted)
+    differing = (scores[known] >= DEFAULT_THRESHOLD) != (wanted[known] >= DEFAULT_THRESHOLD)
+    return Parity(float(np.max(np.abs(scores[known] - wanted[known]), initial=0.0)), int(differing.sum()), int(known.sum()))
+
+
 def held_out(algorithm: str, series: TrainingSeries, observed: FloatArray) -> tuple[Scores, Calibration | None]:
     """Scores of the held-out days and the calibration made of them (None for the structural filter, which has its own).
 
@@ -91,10 +114,8 @@ def held_out(algorithm: str, series: TrainingSeries, observed: FloatArray) -> tu
 
 def structural_flags(observed: FloatArray, start: int, holiday: IntArray, granularity: str) -> NDArray[np.bool_]:
     """(m,) counts -> (m,) what the structural filter flags, each with what came before."""
-    flags = np.zeros(len(observed), np.bool_)
-    for i, (_, _, flag) in enumerate(_replay(observed, start, holiday, granularity)):
-        flags[i] = flag
-    return flags
+    time = np.arange(start, start + len(observed))
+    return np.array([step.flagged for step in structural.walk(observed, time, holiday, granularity)], np.bool_)
 
 
 def _first_held_out(series: TrainingSeries) -> int:
@@ -121,22 +142,8 @@ def _raw_scores(algorithm: str, series: TrainingSeries, observed: FloatArray, da
 def _structural_scores(series: TrainingSeries, observed: FloatArray, days: IntArray, faulty: FloatArray) -> Scores:
     normal, changed = np.full(len(days), np.nan), np.full(faulty.shape, np.nan)
     held = {int(day): i for i, day in enumerate(days)}
-    for day, (state, ahead, _) in enumerate(_replay(observed, series.start, series.holiday, series.granularity)):
+    for day, step in enumerate(structural.walk(observed, series.time, series.holiday, series.granularity)):
         if (i := held.get(day)) is not None:
-            values = np.concatenate([[observed[day]], faulty[i]])
-            evidence = structural.weigh(np, state, ahead, np.nan_to_num(values))
-            scores = np.where(np.isfinite(values), structural.calibrated(np, evidence.log_factor), np.nan)
+            scores = step.scores(np.concatenate([[observed[day]], faulty[i]]))
             normal[i], changed[i] = scores[0], scores[1:]
     return Scores(normal, changed)
-
-
-def _replay(observed: FloatArray, start: int, holiday: IntArray,
-            granularity: str) -> Iterator[tuple[structural.State, structural.Forecast, bool]]:
-    """The state before each bucket, what it expects, and whether the bucket is flagged."""
-    state = structural.initial(1, granularity)
-    slots, classes = structural.calendar_rows(np.arange(start, start + len(observed)), holiday, granularity)
-    for i in range(len(observed)):
-        ahead = structural.forecast(np, state, slots[i:i + 1], classes[i:i + 1])
-        after, _, flag = structural.advance(np, state, slots[i:i + 1], classes[i:i + 1], observed[i:i + 1])
-        yield state, ahead, bool(flag[0])
-        state = after

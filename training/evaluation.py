@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,16 @@ def faulty_values(values: FloatArray, before: FloatArray, other: FloatArray) -> 
     small = np.abs(changed - values[:, None]) < 0.15 * values[:, None]
     repeat = np.array([name == "stuck" for name in FAULTS])
     return np.where((small & ~repeat) | (changed == values[:, None]) | (values[:, None] <= 0), np.nan, changed)
+
+
+def without_incidents(together: Sequence[Scores], threshold: float = 0.99) -> list[Scores]:
+    """The same scores without the normal days that at least half of two or more detectors flag.
+
+    Nobody labelled them, but what unlike detectors agree on is an incident, and no false alarm of those that found it.
+    """
+    flags = np.mean([np.nan_to_num(scores.normal) >= threshold for scores in together], axis=0)
+    incident = (flags >= 0.5) if len(together) > 2 else (flags == 1.0) & (len(together) > 1)
+    return [Scores(np.where(incident, np.nan, scores.normal), scores.faulty) for scores in together]
 
 
 def quality(scores: Scores, threshold: float = 0.99) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
         payload = backtest.export(algorithm, fitted, calibration, series, card)
     except (NotEnoughHistory, ValueError) as error:
         return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
-    parity = fitted.check_parity()
+    parity = backtest.parity(algorithm, fitted, series)
     figures |= {"quality": quality, "parity": asdict(parity), "artefact_bytes": len(payload),
                 "seconds": round(time.perf_counter() - began, 2)}
     if not parity.holds:
@@ -163,15 +163,29 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     return Candidate(algorithm, figures, payload, card, scores)
 
 
-def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The best by F1 on held-out days; the structural baseline unless another beats it beyond noise.
+def compare(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with their figures on the same days: what they agree to be an incident is no false alarm of anyone."""
+    able = [c for c in candidates if c.scores is not None]
+    together = evaluation.without_incidents([c.scores for c in able if c.scores is not None])
+    compared = {c.algorithm: _with_scores(c, scores) for c, scores in zip(able, together, strict=True)}
+    return [compared.get(c.algorithm, c) for c in candidates]
+
+
+def _with_scores(candidate: Candidate, scores: Scores) -> Candidate:
+    figures = evaluation.quality(scores)
+    return replace(candidate, scores=scores, figures=candidate.figures | {"quality": figures},
+                   card=candidate.card | {"quality": figures})
+
+
+def choose(candidates: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
+    """The one asked for, else the best by F1 on held-out days: the structural baseline unless beaten beyond noise.
 
     Raises InvalidRequest where nothing could be trained.
     """
-    able = [c for c in candidates if c.payload is not None and c.scores is not None]
+    able = [c for c in candidates if c.scores is not None and algorithm in ("auto", c.algorithm)]
     if not able:
-        reasons = "; ".join(f"{c.algorithm}: {c.figures.get('error')}" for c in candidates)
-        raise InvalidRequest(f"No family could be trained. {reasons}", "table_id")
+        reasons = "; ".join(f"{c.algorithm}: {c.figures.get('error')}" for c in candidates if "error" in c.figures)
+        raise InvalidRequest(f"No model could be trained. {reasons}", "table_id")
     baseline = next((c for c in able if c.algorithm == "structural"), None)
     if baseline is not None and baseline.scores is not None:
         better = [c for c in able if c.scores is not None and evaluation.beats(c.scores, baseline.scores)]
@@ -181,9 +195,8 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 def publish_best(candidates: Sequence[Candidate], request: TrainRequest, registry: Registry) -> dict[str, Any]:
     """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
-    name = model_name(request.table_id)
-    best = choose(candidates) if request.algorithm == "auto" else choose([c for c in candidates
-                                                                         if c.algorithm == request.algorithm])
+    name, candidates = model_name(request.table_id), compare(candidates)
+    best = choose(candidates, request.algorithm)
     champion = registry.champion(name)
     manifest = registry.publish(name, best.payload or b"", best.card)
     reigning = registry.manifest(name, champion.version).card["algorithm"] if champion else None
@@ -250,8 +263,8 @@ class VolumeAnomalyTrainer:
                                                "historical_data": _points(historical_data), **options}, strict=False)
         prepared = prepare(request, None)
         names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((algorithm, "structural")))
-        candidates = [fit_candidate(prepared, name) for name in names]
-        best = choose(candidates if algorithm == "auto" else candidates[:1])
+        candidates = compare([fit_candidate(prepared, name) for name in names])
+        best = choose(candidates, algorithm)
         return TrainedModel(table_id, best.algorithm, best.figures["quality"], [c.figures for c in candidates],
                             best.payload or b"", best.card)
 
