@@ -21,6 +21,8 @@ type IntArray = NDArray[np.int64]
 
 # The longest history that is looked at: more would be slower and, for a table that drifts, no better.
 MAX_BUCKETS = {"hourly": 24 * 90, "daily": 400, "weekly": 260, "monthly": 120}
+# It begins at a whole multiple of this, so that its beginning moves now and then and not with every bucket.
+ALIGNED = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def gather(entries: Sequence[float | HistoryPoint], stored: Series | None, zone:
     """The stored history with the request's merged in, up to and without bucket `before`, or all of it.
 
     Of several counts in one bucket the latest is kept, and the request's over the stored. Plain numbers are the buckets just
-    before `before`, in order. At most `longest` buckets are looked at.
+    before `before`, in order. About `longest` buckets are looked at, at most.
     """
     tz, warnings = ZoneInfo(zone), []
     dated = sorted(((_seconds(p.timestamp, tz), p.value) for p in entries if isinstance(p, HistoryPoint)), key=itemgetter(0))
@@ -87,7 +89,7 @@ def _dense(parts: list[tuple[IntArray, FloatArray, NDArray[np.uint8]]], before: 
            warnings: tuple[str, ...]) -> Context:
     at = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, np.int64)
     before = before if before is not None else int(at.max(initial=-1)) + 1
-    taken = (at < before) & (at >= before - longest)
+    taken = (at < before) & (at >= (before - longest) // ALIGNED * ALIGNED)
     at = at[taken]
     if not len(at):
         return Context(before, np.empty(0), np.empty(0, np.uint8), 0, warnings)

@@ -18,11 +18,13 @@ from detectors import calendar, structural, words
 from detectors.artefact import Artefact
 from detectors.context import Context, IntArray, calendar_of, gather, utc
 from detectors.decision import Decision, Judgement, decide, threshold_of
+from detectors.replays import Replays
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import Deviation, Effect, HistoryUse, Holidays, ModelUse, VolumeAnswer, VolumeRequest
 from shared.errors import ModelNotFound, ModelUnavailable, StorageUnavailable
 from shared.history import Point, Series
 
+_replays = Replays()
 BASELINE = ModelUse(name=None, version="1", algorithm="structural")
 
 
@@ -161,7 +163,8 @@ def _evaluate(request: VolumeRequest, case: _Case, known: _Known, threshold: flo
             else:
                 model, window = _model_use(known.model), card["window"]
     if judgement is None:
-        judgement = judge_with_baseline(case.context, case.holiday, case.bucket, value, threshold, request.granularity)
+        judgement = judge_with_baseline(case.context, case.holiday, case.bucket, value, threshold, request.granularity,
+                                        request.table_id)
     if judgement is None:
         have = case.context.points
         return _silent(request, case, "learning", f"{have} of {structural.days_needed} {request.granularity} counts known: "
@@ -196,12 +199,11 @@ def judge_with_model(artefact: Artefact, context: Context, holiday: IntArray, bu
 
 
 def judge_with_baseline(context: Context, holiday: IntArray, bucket: int, value: float, threshold: float,
-                        granularity: str) -> Judgement | None:
-    """The structural filter, replayed over the history. None while it is still learning."""
+                        granularity: str, table_id: str | None = None) -> Judgement | None:
+    """The structural filter, replayed over what is new in the history. None while it is still learning."""
     if not len(context.values):
         return None
-    past = np.arange(context.start, bucket, dtype=np.int64)
-    state = structural.replay(context.learnable, past, holiday[:-1], granularity)
+    state = _replays.state(table_id, context.start, context.learnable, holiday[:-1], granularity)
     verdict = structural.judge_next(state, bucket, int(holiday[-1]), value, threshold, granularity)
     if not verdict.ready:
         return None
