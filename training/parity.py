@@ -33,11 +33,17 @@ class Parity:
         return self.rows > 0 and self.label_differences == 0 and self.max_difference <= self.tolerance
 
     @classmethod
-    def of_residuals(cls, graph: FloatArray, library: FloatArray, scale: FloatArray | float) -> Parity:
-        """(m,) residuals that either leaves, in units of `scale`; beyond three units a point is called anomalous."""
-        graph, library = graph / scale, library / scale
-        differing = (np.abs(graph) > 3) != (np.abs(library) > 3)
-        return cls(float(np.max(np.abs(graph - library), initial=0.0)), int(differing.sum()), len(graph))
+    def of(
+        cls, graph: FloatArray, library: FloatArray, observed: FloatArray, spread: float,
+        unit: FloatArray | float | None = None, tolerance: float = 1e-6,
+    ) -> Parity:
+        """(m,) expectations of both, compared in `unit` (one spread if not given).
+
+        What was observed more than three spreads away, of those points that were, is called anomalous.
+        """
+        difference = np.abs(graph - library) / (spread if unit is None else unit)
+        far = [np.abs(observed - expected) > 3 * spread for expected in (graph, library)]
+        return cls(float(np.max(difference, initial=0.0)), int((far[0] != far[1]).sum()), len(graph), tolerance)
 
 
 def through_onnx(function: Callable[..., Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
