@@ -84,23 +84,22 @@ def month_position(xp: Any, time: Any) -> Any:
     Working days are Monday to Friday. Integer arithmetic only (Hinnant, "chrono-compatible low-level date algorithms"):
     it can be traced into a graph, and is right for the whole Gregorian calendar.
     """
-    day, left = _day_of_month(xp, time), _day_of_month(xp, time + 3)
-    weekday = (time + 3) % 7
-    # The month ends in 0, 1 or 2 days exactly when three days later is its 3rd, 2nd or 1st: `left` is then 3, 2 or 1.
-    first = day == 1
-    last = left == 3
-    first_working = ((weekday < 5) & first) | ((weekday == 0) & (day <= 3))
-    last_working = ((weekday < 5) & last) | ((weekday == 4) & (left <= 3))
-    return xp.stack([xp.astype(flag, xp.float64) for flag in (first, last, first_working, last_working)], axis=-1)
+    # A month ends in 0, 1 or 2 days exactly when three days later is the 3rd, 2nd or 1st.
+    day = _day_of_month(xp, time[..., None] + xp.asarray(np.array([0, 3])))
+    weekday = (time[..., None] + 3) % 7
+    calendar = day == xp.asarray(np.array([1, 3]))
+    working = (calendar & (weekday < 5)) | ((day <= 3) & (weekday == xp.asarray(np.array([0, 4]))))
+    return xp.astype(xp.concat([calendar, working], axis=-1), xp.float64)
 
 
 def _day_of_month(xp: Any, time: Any) -> Any:
     """(...,) day buckets -> 1 to 31; years start in March, so that the leap day is the last of a year."""
+    over = xp.floor_divide
     since = (time + 719_468) % 146_097
-    year = (since - since // 1460 + since // 36_524 - since // 146_096) // 365
-    of_year = since - (365 * year + year // 4 - year // 100)
-    month = (5 * of_year + 2) // 153
-    return of_year - (153 * month + 2) // 5 + 1
+    year = over(since - over(since, 1460) + over(since, 36_524) - over(since, 146_096), 365)
+    of_year = since - 365 * year - over(year, 4) + over(year, 100)
+    month = over(5 * of_year + 2, 153)
+    return of_year - over(153 * month + 2, 5) + 1
 
 
 def holiday_classes(

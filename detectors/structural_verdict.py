@@ -5,19 +5,27 @@ Array API throughout, as filter_bank.py: numpy runs it, training traces it. Argu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detectors import filter_bank
-from detectors.filter_bank import Array, Forecast, State
+from detectors.filter_bank import Array, Day, Forecast, State
+from detectors.season import LEVEL, LOG_EVIDENCE, Season
 
-# The log Bayes factor that one normal bucket in 100 exceeds, and how fast such buckets become rarer with it.
-LOG_EVIDENCE, RARITY = float(np.log(40.0)), 0.8
+RARITY = 0.75  # how fast normal buckets become rarer with the log Bayes factor
 # Bounds are searched between these log deviations, in spreads: on a grid, on a grid between two of its points, by a chord.
 SMALLEST, LARGEST, POINTS = -7.0, 9.2, 128
-TREND_BUCKETS = 14.0  # half of the four weeks that the trend is told against
+
+
+class Answer(NamedTuple):
+    """Rows, rows, rows and score, each (n, 1, 1, 1); effects (n, e) in rows, of the season's factors."""
+
+    expected: Array
+    lower: Array
+    upper: Array
+    score: Array
+    effects: Array
 
 
 def score(xp: Any, log_factor: Array) -> Array:
@@ -30,16 +38,15 @@ def required(xp: Any, threshold: Array) -> Array:
     return LOG_EVIDENCE + (xp.log(threshold / (1.0 - threshold)) - np.log(99.0)) / RARITY
 
 
-def judge(
-    xp: Any, state: State, ahead: Forecast, value: Array, threshold: Array
-) -> tuple[Array, Array, Array, Array]:
-    """value and threshold (n, 1, 1, 1) -> expected, lower, upper (rows) and score, each (n, 1, 1, 1); NaN value, NaN score."""
+def judge(xp: Any, state: State, season: Season, day: Day, value: Array, threshold: Array) -> Answer:
+    """value and threshold (n, 1, 1, 1) -> the verdict on the bucket after the state's last; a NaN value has a NaN score."""
+    ahead = filter_bank.forecast(xp, state, season.design, day)
     known = ~xp.isnan(value)
     evidence = filter_bank.weigh(xp, state, ahead, xp.where(known, value, 0.0))
-    limit = required(xp, threshold)
-    lower, upper = bounds(xp, state, ahead, limit)
-    scored = xp.where(known, score(xp, evidence.log_factor), np.nan)
-    return xp.exp(xp.maximum(ahead.mean, 0.0)) - 1.0, lower, upper, scored
+    lower, upper = bounds(xp, state, ahead, required(xp, threshold))
+    scored = xp.where(known, score(xp, evidence.log_factor), float("nan"))
+    expected = xp.exp(xp.maximum(ahead.mean, 0.0)) - 1.0
+    return Answer(expected, lower, upper, scored, effects(xp, state, season, day, ahead))
 
 
 def bounds(xp: Any, state: State, ahead: Forecast, limit: Array) -> tuple[Array, Array]:
@@ -48,27 +55,25 @@ def bounds(xp: Any, state: State, ahead: Forecast, limit: Array) -> tuple[Array,
     They count the size of a deviation alone: a repeat can be an anomaly between them. Where no rows at all would be one by
     rule, lower is at least half a row.
     """
-    carried = filter_bank.memory(state, "carried")
-    target = limit - xp.maximum(carried * xp.asarray(np.array([-1.0, 1.0])[None, None, :, None]), 0.0)
+    target = limit - xp.maximum(state.carried * xp.asarray(np.array([-1.0, 1.0])[None, None, :, None]), 0.0)
     start = 0.5 * xp.log(ahead.wide) + SMALLEST
-    width = (LARGEST - SMALLEST) / POINTS
-    grid = np.arange(POINTS + 1)[None, None, None, :]
-    start, _, _ = _bracket(xp, ahead, start, width * grid, target)
-    width /= POINTS
-    start, below, above = _bracket(xp, ahead, start, width * grid, target)
-    chord = width / (above - below)
+    wide = (LARGEST - SMALLEST) / POINTS
+    fine = wide / POINTS
+    start, _, _ = _bracket(xp, ahead, start, wide, target)
+    start, below, above = _bracket(xp, ahead, start, fine, target)
+    chord = fine / (above - below)
     size = xp.exp(start + (target - below) * chord)
-    size = size * (1.0 + (target - filter_bank.densities(xp, ahead, size)[1]) * chord)
+    size = size * (1.0 + (target - filter_bank.densities(xp, ahead, size)[2]) * chord)
     lower = xp.exp(ahead.low - size[:, :, :1, :]) - 1.0
     upper = xp.exp(ahead.high + size[:, :, 1:, :]) - 1.0
     empty = filter_bank.none_is_a_fault(ahead) & (limit <= filter_bank.ZERO_EVIDENCE)
     return xp.where(empty, xp.maximum(lower, 0.5), lower), upper
 
 
-def _bracket(xp: Any, ahead: Forecast, start: Array, grid: NDArray[np.float64], target: Array) -> tuple[Array, Array, Array]:
-    """The last of the points start + grid whose factor is below the target, that factor and the next point's."""
-    points = start + xp.asarray(grid)
-    factor = filter_bank.densities(xp, ahead, xp.exp(points))[1]
+def _bracket(xp: Any, ahead: Forecast, start: Array, step: float, target: Array) -> tuple[Array, Array, Array]:
+    """Of POINTS steps from `start`, the last whose factor is below the target, that factor and the next one's."""
+    points = start + xp.asarray(step * np.arange(POINTS + 1)[None, None, None])
+    factor = filter_bank.densities(xp, ahead, xp.exp(points))[2]
     under = factor < target
     found = xp.max(xp.where(under, points, start), axis=3, keepdims=True)
     below = xp.max(xp.where(under, factor, -1e9), axis=3, keepdims=True)
@@ -76,18 +81,17 @@ def _bracket(xp: Any, ahead: Forecast, start: Array, grid: NDArray[np.float64], 
     return found, below, above
 
 
-def effects(xp: Any, state: State, ahead: Forecast, today: Array, table: NDArray[np.float64], month: int) -> Array:
-    """(n, 3) rows by which trend, season and ends of the month moved the expectation.
+def effects(xp: Any, state: State, season: Season, day: Day, ahead: Forecast) -> Array:
+    """(n, e) rows by which each of the season's factors moved the expectation, one on top of the other.
 
-    today (n, 1, 1, u + 1) is the bucket's row, `table` (c, u + 1) the rows of all buckets of the cycle, `month` how many
-    of the last unknowns belong to ends of the month.
+    The trend is told against the mean level of the last four weeks, the season against the mean of its cycle.
     """
     unknowns = filter_bank.mixed(xp, state, ahead.moments[:, :, :, -1:])
-    size = table.shape[1]
-    ordinary = (np.arange(size) < size - 1 - month).astype(np.float64)
-    typical = xp.matmul(xp.asarray(table.mean(axis=0)[None, None, None]), unknowns)
-    before = typical - TREND_BUCKETS * unknowns[:, :, 1:2, :]
-    season = xp.matmul(today * xp.asarray(ordinary), unknowns)
-    rows = xp.exp(xp.concat([before, typical, season, ahead.mean], axis=3))
-    moved = rows[:, :, :, 1:] - rows[:, :, :, :-1]
-    return xp.reshape(moved, (-1, 3))
+    ordinary = np.ones(season.cycle.shape[1])
+    ordinary[len(ordinary) - season.ends - 1 :] = 0.0
+    typical = xp.matmul(xp.asarray(season.cycle.mean(axis=0)[None, None, None]), unknowns)
+    before = typical - unknowns[:, :, LEVEL : LEVEL + 1, :] + state.usual
+    usual = xp.matmul(day.rows[:, :, :1, :] * xp.asarray(ordinary), unknowns)
+    stages = [before, typical, usual, ahead.mean][: len(season.factors) + 1]
+    rows = xp.exp(xp.concat(stages, axis=3))
+    return xp.reshape(rows[:, :, :, 1:] - rows[:, :, :, :-1], (-1, len(season.factors)))

@@ -7,25 +7,27 @@ that a longer window gives the same answer. The code is the service's own (detec
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ndonnx as ndx
 import numpy as np
 import onnx
-import spox.opset.ai.onnx.v21 as op
-from onnx import helper
-from spox import Var
+import spox.opset.ai.onnx.v21 as v21
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
-from detectors import structural
-from detectors.filter_bank import State
-from detectors.structural import Calendar, Season
+from detectors import structural, structural_verdict
+from detectors.filter_bank import Day, State
+from detectors.season import SEASONS, Season
 from training import decision
-from training.series import FloatArray, NotEnoughHistory, TrainingSeries
+from training.series import NotEnoughHistory, TrainingSeries
 
 FEWEST = 14
 OPSET, IR_VERSION = 21, 10
+onnx_operators: Any = v21
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class FittedStructural:
 
     @property
     def season(self) -> Season:
-        return structural.SEASONS[self.granularity]
+        return SEASONS[self.granularity]
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -48,15 +50,19 @@ class FittedStructural:
 
 
 def fit(series: TrainingSeries) -> FittedStructural:
-    """Every count with what came before it. Raises NotEnoughHistory below two weeks of daily counts."""
-    if series.usable < FEWEST:
-        raise NotEnoughHistory(FEWEST, series.usable)
+    """Every count with what came before it. Raises NotEnoughHistory below four weeks of daily counts that teach."""
     state = structural.replay(series.values, series.time, series.holiday, series.granularity)
+    fewest, learnt = max(FEWEST, int(SEASONS[series.granularity].design.settled)), int(state.learnt.item())
+    if learnt < fewest:
+        raise NotEnoughHistory(fewest, learnt)
     return FittedStructural(state, series.end, series.granularity)
 
 
 class _Traced:
-    """The array API as ndonnx has it, with single operators where it writes several: nothing here is empty or NaN."""
+    """The array API as ndonnx has it, with single operators where it writes several to be safe.
+
+    Nothing here is empty or NaN, and only numbers that are not negative are divided as integers.
+    """
 
     float64, int64 = ndx.float64, ndx.int64
 
@@ -64,19 +70,22 @@ class _Traced:
         return getattr(ndx, name)
 
     def matmul(self, a: Any, b: Any) -> Any:
-        return ndx.asarray(op.matmul(_var(a), _var(b)))
+        return ndx.asarray(onnx_operators.matmul(_var(a), _var(b)))
 
     def take(self, a: Any, indices: Any, axis: int) -> Any:
-        return ndx.asarray(op.gather(_var(a), _var(indices), axis=axis))
+        return ndx.asarray(onnx_operators.gather(_var(a), _var(indices), axis=axis))
+
+    def floor_divide(self, a: Any, b: Any) -> Any:
+        return ndx.asarray(onnx_operators.div(_var(a), onnx_operators.const(b)))
 
     def max(self, a: Any, axis: int, keepdims: bool = False) -> Any:
-        return ndx.asarray(op.reduce_max(_var(a), op.const([axis]), keepdims=int(keepdims)))
+        return ndx.asarray(onnx_operators.reduce_max(_var(a), onnx_operators.const([axis]), keepdims=int(keepdims)))
 
     def min(self, a: Any, axis: int, keepdims: bool = False) -> Any:
-        return ndx.asarray(op.reduce_min(_var(a), op.const([axis]), keepdims=int(keepdims)))
+        return ndx.asarray(onnx_operators.reduce_min(_var(a), onnx_operators.const([axis]), keepdims=int(keepdims)))
 
 
-def _var(array: Any) -> Var:
+def _var(array: Any) -> Any:
     return array.unwrap_spox()
 
 
@@ -113,84 +122,114 @@ def _probe(fitted: FittedStructural, series: TrainingSeries) -> dict[str, Any]:
     return {"time": time, "history": history, "holiday": holiday, "value": value, "threshold": np.full(4, 0.99)}
 
 
-def _listed(arrays: Mapping[str, FloatArray]) -> dict[str, Any]:
+def _listed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Arrays as nested lists for JSON, NaN as None."""
-    return {name: np.where(np.isnan(part), None, part.astype(object)).tolist() for name, part in arrays.items()}
+    listed = {}
+    for name, part in arrays.items():
+        cells = part.astype(object)
+        cells[part != part] = None
+        listed[name] = cells.tolist()
+    return listed
 
 
 def build(fitted: FittedStructural) -> onnx.ModelProto:
-    """Three traced graphs in one: what the columns are, the Scan over them, and the verdict."""
-    xp, season, n, k = _Traced(), fitted.season, "n", "k"
-    size, like = season.unknowns + 1, 8 if season.stride else 1
-    day = {"rows": (n, 1, like, size), "classes": (n, 1, 1, 3), "looked": (n, 1, 1, size)}
-
-    def prepare(time: Any, history: Any, holiday: Any) -> dict[str, Any]:
-        columns = op.shape(_var(history), start=1)
-        ago = op.range(op.neg(op.squeeze(columns)), op.const(1), op.const(1))
-        buckets = time[:, None] + ndx.asarray(ago)
-        calendar = structural.calendar_rows(xp, buckets, holiday, fitted.granularity)
-        since = buckets[:, :-1] > fitted.trained_until
-        counts = ndx.where(since, history, np.nan)[:, :, None, None, None]
-        tables = op.shape(_var(time))
-        begin = {
-            f"begin_{name}": ndx.asarray(op.expand(op.const(part), op.concat([tables, op.const(list(part.shape[1:]))], axis=0)))
-            for name, part in fitted.state._asdict().items()
-        }
-        past = {f"past_{name}": part[:, :-1, ...] for name, part in calendar._asdict().items()}
-        judged = {f"day_{name}": part[:, -1, ...] for name, part in calendar._asdict().items()}
-        news = ndx.asarray(op.reduce_max(_var(time), keepdims=0)) > fitted.trained_until + 1
-        return begin | past | judged | {"past_counts": counts, "past_since": since[:, :, None, None, None], "news": news}
-
-    def step(**now: Any) -> dict[str, Any]:
-        state = State(*(now[f"now_{name}"] for name in State._fields))
-        calendar = Calendar(*(now[f"now_{name}"] for name in Calendar._fields))
-        after, _, _ = structural.advance(xp, state, season.design, calendar, now["now_counts"])
-        # Before the end of training not even time passes.
-        moments = ndx.where(now["now_since"], after.moments, state.moments)
-        return {f"next_{name}": part for name, part in after._replace(moments=moments)._asdict().items()}
-
-    def judge(value: Any, threshold: Any, **end: Any) -> dict[str, Any]:
-        state = State(*(end[f"end_{name}"] for name in State._fields))
-        calendar = Calendar(*(end[f"day_{name}"] for name in Calendar._fields))
-        value, threshold = (part[:, None, None, None] for part in (value, threshold))
-        _, answers, effects = structural.judge(xp, state, season, calendar, value, threshold)
-        names = ("expected", "lower", "upper", "score")
-        flat = {name: ndx.reshape(part, (-1,)) for name, part in zip(names, answers, strict=True)}
-        return flat | {"effects": effects}
-
-    def arguments(prefix: str, shapes: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-        kinds = {"looked": ndx.bool, "since": ndx.bool}
-        return {f"{prefix}_{name}": ndx.argument(shape=s, dtype=kinds.get(name, ndx.float64)) for name, s in shapes.items()}
-
-    states = {name: (n, *part.shape[1:]) for name, part in fitted.state._asdict().items()}
-    one = (n, 1, 1, 1)
-    number = {name: ndx.argument(shape=(n,), dtype=ndx.float64) for name in ("value", "threshold")}
-    inputs = {
-        "time": ndx.argument(shape=(n,), dtype=ndx.int64),
-        "history": ndx.argument(shape=(n, k), dtype=ndx.float64),
-        "holiday": ndx.argument(shape=(n, "k_and_judged"), dtype=ndx.int64),
+    """Three traced graphs in one: the columns as the filters see them, the Scan over them, the verdict."""
+    shapes = {name: ("n", *part.shape[1:]) for name, part in fitted.state._asdict().items()}
+    size, rows = fitted.season.cycle.shape[1], 8 if fitted.season.stride else 1
+    day = {
+        "rows": ("n", 1, rows, size), "looked": ("n", 1, 1, size), "classes": ("n", 1, 1, 3),
+        "ordinary": ("n", 1, 1, 1), "teaches": ("n", 1, 1, 1),
     }
-    before = _graph("before_", prepare, inputs)
-    body = _graph("step_", step, arguments("now", states | day | {"counts": one, "since": one}))
-    verdict = _graph("verdict_", judge, number | arguments("end", states) | arguments("day", day))
-    past = [f"past_{name}" for name in [*day, "counts", "since"]]
-    starts, ends = ([f"{prefix}_{name}" for name in states] for prefix in ("begin", "end"))
-    # A Scan over no columns is an error at run time, and a training day is the usual last column.
-    scanned = [f"scanned_{name}" for name in states]
+    past = {f"past_{name}": shape for name, shape in day.items()}
+    past |= dict.fromkeys(("past_counts", "past_new"), ("n", 1, 1, 1))
+    inputs = {
+        "time": ndx.argument(shape=("n",), dtype=ndx.int64),
+        "history": ndx.argument(shape=("n", "k"), dtype=ndx.float64),
+        "holiday": ndx.argument(shape=("n", "k_and_judged"), dtype=ndx.int64),
+    }
+    judged = {name: ndx.argument(shape=("n",), dtype=ndx.float64) for name in ("value", "threshold")}
+    before = _graph("before_", partial(_columns, fitted), inputs)
+    step = _graph("step_", partial(_step, fitted), _arguments(shapes, "old_") | _arguments(past))
+    verdict = _graph("verdict_", partial(_verdict, fitted), judged | _arguments(day, "day_") | _arguments(shapes, "end_"))
+
     scan = helper.make_node(
-        "Scan", [*starts, *past], scanned, body=body, num_scan_inputs=len(past), scan_input_axes=[1] * len(past)
+        "Scan", [*(f"wide_{name}" for name in shapes), *past], [f"scanned_{name}" for name in shapes],
+        body=step, num_scan_inputs=len(past), scan_input_axes=[1] * len(past),
     )
-    nodes = [helper.make_node("Identity", [a], [f"kept_{b}"]) for a, b in zip(starts, states, strict=True)]
-    described = [helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None) for name in scanned]
-    kept = [helper.make_tensor_value_info(f"kept_{name}", onnx.TensorProto.DOUBLE, None) for name in states]
+    widen = [
+        helper.make_node("Expand", [f"begin_{name}", f"shape_{name}"], [f"wide_{name}"]) for name in shapes
+    ]
+    # Training saw the usual last column. A Scan over no columns would be an error at run time.
     choice = helper.make_node(
-        "If", ["news"], ends,
-        then_branch=helper.make_graph([scan], "since_training", [], described),
-        else_branch=helper.make_graph(nodes, "at_once", [], kept),
+        "If", ["is_news"], [f"end_{name}" for name in shapes],
+        then_branch=helper.make_graph([*widen, scan], "since_training", [], _described("scanned_", shapes)),
+        else_branch=helper.make_graph(
+            [helper.make_node("Identity", [f"begin_{name}"], [f"same_{name}"]) for name in shapes],
+            "as_trained", [], _described("same_", shapes),
+        ),
     )
+    begin = [numpy_helper.from_array(part, f"begin_{name}") for name, part in fitted.state._asdict().items()]
     graph = helper.make_graph(
-        [*before.node, choice, *verdict.node], "volume", [*before.input, *verdict.input[:2]], verdict.output
+        [*before.node, choice, *verdict.node], "volume", [*before.input, *verdict.input[:2]], verdict.output, begin
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
     return model
+
+
+def _columns(fitted: FittedStructural, time: Any, history: Any, holiday: Any) -> dict[str, Any]:
+    """The buckets of `history`, and last the judged one, as the filters see them; what training saw has no count."""
+    tables, columns = onnx_operators.shape(_var(time)), onnx_operators.shape(_var(history), start=1)
+    ago = onnx_operators.range(
+        onnx_operators.neg(onnx_operators.squeeze(columns)), onnx_operators.const(1), onnx_operators.const(1)
+    )
+    buckets = time[:, None] + ndx.asarray(ago)
+    seen = fitted.season.days(_Traced(), buckets, holiday)._asdict()
+    new = buckets[:, :-1] > fitted.trained_until
+    counts = ndx.where(new, history, np.float64("nan"))
+    latest = ndx.asarray(onnx_operators.reduce_max(_var(time), keepdims=0))
+    return {
+        "is_news": latest > fitted.trained_until + 1,
+        "past_new": new[:, :, None, None, None],
+        "past_counts": counts[:, :, None, None, None],
+        **{f"past_{name}": part[:, :-1, ...] for name, part in seen.items()},
+        **{f"day_{name}": part[:, -1, ...] for name, part in seen.items()},
+        **{f"shape_{name}": _shape(tables, part) for name, part in fitted.state._asdict().items()},
+    }
+
+
+def _shape(tables: Any, part: NDArray[Any]) -> Any:
+    """The shape of a part of the state for so many tables."""
+    return ndx.asarray(onnx_operators.concat([tables, onnx_operators.const(part.shape[1:])], axis=0))
+
+
+def _step(fitted: FittedStructural, **now: Any) -> dict[str, Any]:
+    """One column. Before the end of training not even time passes."""
+    state = State(*(now[f"old_{name}"] for name in State._fields))
+    day = Day(*(now[f"past_{name}"] for name in Day._fields))
+    design = fitted.season.design._replace(needed=0)
+    after, _, _ = structural.advance(_Traced(), state, design, day, now["past_counts"])
+    after = after._replace(moments=ndx.where(now["past_new"], after.moments, state.moments))
+    return {f"new_{name}": part for name, part in after._asdict().items()}
+
+
+def _verdict(fitted: FittedStructural, value: Any, threshold: Any, **end: Any) -> dict[str, Any]:
+    """The judged bucket, after the last column."""
+    state = State(*(end[f"end_{name}"] for name in State._fields))
+    day = Day(*(end[f"day_{name}"] for name in Day._fields))
+    counts, thresholds = value[:, None, None, None], threshold[:, None, None, None]
+    answer = structural_verdict.judge(_Traced(), state, fitted.season, day, counts, thresholds)._asdict()
+    effects = answer.pop("effects")
+    return {name: ndx.reshape(part, (-1,)) for name, part in answer.items()} | {"effects": effects}
+
+
+def _arguments(shapes: Mapping[str, tuple[Any, ...]], prefix: str = "") -> dict[str, Any]:
+    kinds = dict.fromkeys(("looked", "teaches", "new"), ndx.bool)
+    return {
+        prefix + name: ndx.argument(shape=shape, dtype=kinds.get(name.removeprefix("past_"), ndx.float64))
+        for name, shape in shapes.items()
+    }
+
+
+def _described(prefix: str, names: Iterable[str]) -> list[onnx.ValueInfoProto]:
+    return [helper.make_tensor_value_info(prefix + name, onnx.TensorProto.DOUBLE, None) for name in names]
