@@ -21,6 +21,7 @@ GRANULARITIES = ("hourly", "daily", "weekly", "monthly")
 EPOCH = dt.date(1970, 1, 1)  # a Thursday: the weekday of day d is (d + 3) % 7, Monday 0
 NONE, NEIGHBOUR, HOLIDAY = 0, 1, 2
 DAY = 86_400
+BLOCK = 512  # days whose offsets are looked up together
 
 
 def zone(timezone: str) -> ZoneInfo:
@@ -48,15 +49,24 @@ def buckets(timestamps: IntArray, timezone: str = "UTC", granularity: str = "dai
 
 
 def _offsets(seconds: IntArray, tz: ZoneInfo) -> IntArray:
-    """(m,) UTC seconds -> (m,) seconds to add for wall time. Asks the zone once a day; once a point on days of a change."""
-    days, of = np.unique(seconds // DAY, return_inverse=True)
-    both = np.unique(np.concatenate([days, days + 1]))
-    known = np.fromiter((_offset(int(day) * DAY, tz) for day in both), np.int64, len(both))
-    starts, ends = known[np.searchsorted(both, days)], known[np.searchsorted(both, days + 1)]
-    offsets = starts[of]
-    changing = np.flatnonzero((starts != ends)[of])
-    offsets[changing] = [_offset(int(second), tz) for second in seconds[changing]]
+    """(m,) UTC seconds -> (m,) seconds to add for wall time. Looked up by day; on days of a change, asked for each point."""
+    days = seconds // DAY
+    both = np.concatenate([days, days + 1])
+    blocks = np.unique(both // BLOCK)
+    known = np.array([_block_offsets(tz.key, int(block)) for block in blocks]).reshape(-1, BLOCK)
+    offsets, following = known[np.searchsorted(blocks, both // BLOCK), both % BLOCK].reshape(2, -1)
+    changing = np.flatnonzero(offsets != following)
+    if len(changing):
+        offsets[changing] = [_offset(int(second), tz) for second in seconds[changing]]
     return offsets
+
+
+@lru_cache(maxsize=1024)
+def _block_offsets(timezone: str, block: int) -> IntArray:
+    """(BLOCK,) the zone's offset at midnight UTC of each day of a block."""
+    tz = zone(timezone)
+    days = range(block * BLOCK, (block + 1) * BLOCK)
+    return np.array([_offset(day * DAY, tz) for day in days], np.int64)
 
 
 def _offset(second: int, tz: ZoneInfo) -> int:

@@ -64,20 +64,18 @@ def gather(entries: Sequence[float | HistoryPoint], stored: Series | None, zone:
     Of several counts in one bucket the latest is kept, and the request's over the stored. Plain numbers are the buckets just
     before `before`, in order. About `longest` buckets are looked at, at most.
     """
-    tz, warnings = ZoneInfo(zone), []
-    dated = sorted(((_seconds(p.timestamp, tz), p.value) for p in entries if isinstance(p, HistoryPoint)), key=itemgetter(0))
-    plain = [p for p in entries if not isinstance(p, HistoryPoint)]
-    seconds = np.array([s for s, _ in dated], np.int64)
-    if len(np.unique(seconds)) < len(seconds):
-        warnings.append("historical_data repeats a timestamp: its last value was kept.")
-    if any(isinstance(p, HistoryPoint) and p.timestamp.tzinfo is None for p in entries):
-        warnings.append(f"Timestamps without a time zone were read as {zone}.")
-    parts = []
+    tz, warnings, parts = ZoneInfo(zone), [], []
     if stored is not None and len(stored.seconds):
         parts.append((calendar.buckets(stored.seconds, zone, granularity), stored.values, stored.status))
+    dated = sorted(((_seconds(p.timestamp, tz), p.value) for p in entries if isinstance(p, HistoryPoint)), key=itemgetter(0))
+    plain = [p for p in entries if not isinstance(p, HistoryPoint)]
     if dated:
-        body = np.array([v for _, v in dated], np.float64)
-        parts.append((calendar.buckets(seconds, zone, granularity), body, np.zeros(len(dated), np.uint8)))
+        seconds, values = np.array([s for s, _ in dated], np.int64), np.array([v for _, v in dated], np.float64)
+        parts.append((calendar.buckets(seconds, zone, granularity), values, np.zeros(len(dated), np.uint8)))
+        if len(np.unique(seconds)) < len(seconds):
+            warnings.append("historical_data repeats a timestamp: its last value was kept.")
+        if any(isinstance(p, HistoryPoint) and p.timestamp.tzinfo is None for p in entries):
+            warnings.append(f"Timestamps without a time zone were read as {zone}.")
     if plain:
         assert before is not None, "plain numbers need the bucket they lead to"
         n = len(plain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -67,9 +67,9 @@ def observation(request: VolumeRequest, answer: VolumeAnswer, catalogue: Catalog
     seen = Point(moment, request.current_row_count, "anomaly" if answer.is_anomaly else "ok",
                  answer.deviation.score if answer.deviation else None, answer.model.version if answer.model.name else None)
     catalogue.note("volume", request.table_id, seen)
-    message = asdict(seen) | {"detector": "volume", "table_id": request.table_id, "observed_at": now.isoformat(),
-                              "timestamp": moment.isoformat()}
-    return json.dumps(message)
+    return json.dumps({"detector": "volume", "table_id": request.table_id, "timestamp": moment.isoformat(),
+                       "observed_at": now.isoformat(), "value": seen.value, "status": seen.status, "score": seen.score,
+                       "model": seen.model})
 
 
 @dataclass(frozen=True, slots=True)
