@@ -35,7 +35,8 @@ def learn(arrivals: IntArray, timezone: str, holidays: frozenset[int] = frozense
 
     Needs FEWEST arrivals, and FULL_DAYS days of a feed that comes several times a day.
     """
-    wall = _whole_loads(clock.local(arrivals, timezone) / 60.0)
+    wall = clock.local(arrivals, timezone) / 60.0
+    wall = wall[whole_loads(wall)]
     if len(wall) < FEWEST:
         return None
     day, minute = _days(wall)
@@ -50,14 +51,13 @@ def learn(arrivals: IntArray, timezone: str, holidays: frozenset[int] = frozense
             or _monthly(active, minute, holidays) or interval)
 
 
-def _whole_loads(wall: FloatArray) -> FloatArray:
-    """The first arrival of each load: several files within minutes are one load."""
-    gap = np.diff(wall)
+def whole_loads(minutes: FloatArray) -> BoolArray:
+    """(q,) arrivals in minutes, increasing -> which of them are the first of a load: files within minutes are one load."""
+    gap = np.diff(minutes)
     if not len(gap):
-        return wall
+        return np.ones(len(minutes), np.bool_)
     burst = min(BURST_MINUTES, BURST_SHARE * float(np.quantile(gap, 0.9)))
-    first: FloatArray = wall[np.concatenate([[True], gap > burst])]
-    return first
+    return np.concatenate([[True], gap > burst])
 
 
 def _days(wall: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -96,7 +96,7 @@ def _weekly(day: IntArray, minute: FloatArray, loads: int, holidays: frozenset[i
     full = first[count == loads]
     if not len(full):
         return None
-    slots = np.median(minute[full[:, None] + np.arange(loads)], axis=0)
+    slots = _evened(minute[full[:, None] + np.arange(loads)])
     slot = np.searchsorted((slots[1:] + slots[:-1]) / 2, minute)
     if loads > 1 and _drifts(minute - slots[slot], slots, interval):
         return interval
@@ -119,6 +119,20 @@ def _weekly(day: IntArray, minute: FloatArray, loads: int, holidays: frozenset[i
         shift, at = divmod(round(_own_time(minute[(slot == s) & (weekday == w)], float(slots[s]))), DAY_MINUTES)
         times.append((int((w + shift) % 7), at))
     return Weekly(tuple(sorted(set(times))))
+
+
+def _evened(minute: FloatArray) -> FloatArray:
+    """(d, s) minutes of each day's loads -> (s,) their slots; evenly spaced where the days leave no doubt that they are.
+
+    The median of few days fits them better than the days to come: a grid has two numbers to learn instead of s.
+    """
+    slots: FloatArray = np.median(minute, axis=0)
+    if len(slots) < 3:
+        return slots
+    grid = np.round((slots[-1] - slots[0]) / (len(slots) - 1)) * np.arange(len(slots))
+    grid += np.median(minute - grid)
+    noise = float(np.median(np.abs(minute - grid)))
+    return grid if np.abs(slots - grid).max() <= max(1.0, 4 * noise) else slots
 
 
 def _drifts(residual: FloatArray, slots: FloatArray, interval: Interval) -> bool:

@@ -1,0 +1,159 @@
+"""Did the load come when it should? From a request and what is known of the feed to a verdict.
+
+    request + history -> the load in question (timeliness_case) -> the table's model (one ONNX call), else the lag filter
+                      -> state, range and late_after (timeliness_verdict) -> answer
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from detectors.timeliness_answer import answered, judge_events, silent
+from detectors.timeliness_case import Case, Place, build
+from detectors.timeliness_history import seconds
+from detectors.timeliness_verdict import find, judge_with_filter, judge_with_model, minutes_of, threshold_of
+from shared.catalogue import Catalogue, Loaded
+from shared.contract import ModelUse
+from shared.contract_timeliness import JudgedArrival, TimelinessAnswer, TimelinessRequest
+from shared.errors import ModelNotFound, ModelUnavailable, StorageUnavailable
+from shared.history import History, Point, Series
+
+# Arrivals are points of the history: when they came, and as value the minutes after due. Their event lags lie beside them.
+DETECTOR, EVENTS = "timeliness", "timeliness-events"
+
+
+def model_name(table_id: str) -> str:
+    """The registry's name of a table's timeliness model."""
+    return f"timeliness-anomaly.{table_id}"
+
+
+def detect(request: TimelinessRequest, catalogue: Catalogue, now: datetime) -> TimelinessAnswer:
+    """The verdict on the load that is due, answered by the best there is: the table's model, else the lag filter.
+
+    Raises ModelNotFound (with `require_model`), ModelUnavailable (with `fallback=false`), StorageUnavailable (storage is
+    down, nothing is warm and the body has no history), InvalidRequest (what detectors.timeliness_case refuses).
+    """
+    began = time.perf_counter()
+    known = _look_up(request, catalogue)
+    card = known.model.artefact.card if known.model else {}
+    case = build(request, card, known.stored, known.events, now)
+    answer = silent(request, case) if case.place is None else _evaluate(request, case, case.place, known)
+    answer.warnings = [*known.warnings, *case.arrivals.warnings, *answer.warnings]
+    answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
+    return answer
+
+
+def observation(request: TimelinessRequest, answer: TimelinessAnswer, catalogue: Catalogue, now: datetime) -> str | None:
+    """The message that keeps the newest arrival in the feed's history; this worker's own next verdict knows of it at once.
+
+    None where the caller named no table or no arrival, or asked to leave no trace, for an arrival that is known already,
+    and while storage does not answer: the warnings then say that it was not kept.
+    """
+    if request.table_id is None or request.last_arrival is None or not request.record:
+        return None
+    if not catalogue.door.is_open():
+        answer.warnings.append("Storage does not answer: this arrival was not kept in the history. Send it again later.")
+        return None
+    zone = answer.schedule.timezone if answer.schedule else request.timezone or "UTC"
+    second = seconds(request.last_arrival, zone)
+    told = answer.schedule is not None and answer.schedule.source == "told"
+    if second in catalogue.series(DETECTOR, request.table_id).seconds or (told and answer.last_lag_minutes is None):
+        return None
+    judged = answer.state in ("on_time", "late", "early") and answer.unit == "minutes_after_due" and not answer.missing_loads
+    moment = datetime.fromtimestamp(second, UTC)
+    seen = Point(moment, answer.last_lag_minutes or 0.0, "anomaly" if judged and answer.is_anomaly else "ok",
+                 answer.deviation.score if judged and answer.deviation else None,
+                 answer.model.version if answer.model.name else None)
+    catalogue.note(DETECTOR, request.table_id, seen)
+    if answer.event_lag_minutes is not None:
+        catalogue.note(EVENTS, request.table_id, Point(moment, answer.event_lag_minutes))
+    return json.dumps(asdict(seen) | {"detector": DETECTOR, "table_id": request.table_id, "observed_at": now.isoformat(),
+                                      "timestamp": moment.isoformat(), "event_lag_minutes": answer.event_lag_minutes})
+
+
+def observe(message: bytes, history: History) -> None:
+    """One arrival from the queue. Harmless when it comes twice; of two reports the one observed later stays.
+
+    Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
+    """
+    seen = JudgedArrival.model_validate_json(message)
+    point = Point(seen.timestamp, seen.value, seen.status, seen.score, seen.model)
+    history.observe(DETECTOR, seen.table_id, point, seen.observed_at)
+    if seen.event_lag is not None:
+        history.observe(EVENTS, seen.table_id, Point(seen.timestamp, seen.event_lag), seen.observed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What storage knows of the feed, and what has to be said about it."""
+
+    model: Loaded | None = None
+    stored: Series | None = None
+    events: Series | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _look_up(request: TimelinessRequest, catalogue: Catalogue) -> _Known:
+    table_id = request.table_id
+    if table_id is None:
+        if request.require_model:
+            raise ModelNotFound("A model is required, and the request names no table.", "table_id")
+        return _Known()
+    model, stored, events, warnings = None, None, None, []
+    try:
+        model = catalogue.model(model_name(table_id))
+        if model is not None and model.stale:
+            warnings.append(f"The model in memory answered. {model.stale}")
+    except ModelUnavailable as error:
+        if not request.fallback:
+            raise
+        warnings.append(f"The table's model could not be used, the lag filter answered: {error.message}")
+    except StorageUnavailable as error:
+        if not request.fallback:
+            raise ModelUnavailable(error.message) from error
+        if not request.historical_data:
+            raise
+        warnings.append("Storage does not answer: the verdict rests on the history of the request alone.")
+    try:
+        asked = request.as_of or request.timestamp
+        until = datetime.fromtimestamp(seconds(asked, request.timezone or "UTC"), UTC) if asked else None
+        stored = catalogue.series(DETECTOR, table_id, until)
+        events = catalogue.series(EVENTS, table_id, until) if request.last_event_time else None
+        if stored.stale:
+            warnings.append(f"The history in memory was used. {stored.stale}")
+    except StorageUnavailable:
+        if not request.historical_data and model is None:
+            raise
+        if not warnings:
+            warnings.append("Storage does not answer: stored history was left out.")
+    if model is None and request.require_model:
+        raise ModelNotFound(f"There is no model {model_name(table_id)}.", "table_id")
+    return _Known(model, stored, events, tuple(warnings))
+
+
+def _evaluate(request: TimelinessRequest, case: Case, place: Place, known: _Known) -> TimelinessAnswer:
+    threshold = threshold_of(request, place.loads_a_month)
+    minutes, model = minutes_of(place, case.as_of), known.model
+    judgement = judge_with_model(model.artefact, place, minutes, threshold) if model else None
+    by_model = judgement is not None
+    judgement = judgement or judge_with_filter(place.before, minutes, threshold)
+    known_arrivals = len(case.arrivals.at) + len(case.arrivals.lags)
+    finding = find(place, case.as_of, judgement, threshold, request, known=known_arrivals > 0)
+    answer = answered(request, case, place, finding, threshold)
+    if model and by_model:
+        answer.model = _model_use(model)
+    elif model:
+        answer.warnings.append("The model has too little recent history: the lag filter answered.")
+    if math.isfinite(place.lag) and answer.event_lag_minutes is not None:
+        judge_events(answer, case.arrivals.event_lag[:-1], threshold)
+    return answer
+
+
+def _model_use(loaded: Loaded) -> ModelUse:
+    card = loaded.artefact.card
+    return ModelUse(name=loaded.name, version=loaded.version, algorithm=card["algorithm"], sha256=loaded.sha256,
+                    trained_at=card.get("trained_at"), quality=card.get("quality"))
