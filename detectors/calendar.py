@@ -58,7 +58,7 @@ def _offsets(seconds: IntArray, tz: ZoneInfo) -> IntArray:
     changing = np.flatnonzero(offsets != following)
     if len(changing):
         offsets[changing] = [_offset(int(second), tz) for second in seconds[changing]]
-    return offsets
+    return np.asarray(offsets, np.int64)
 
 
 @lru_cache(maxsize=1024)

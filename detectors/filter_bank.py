@@ -10,6 +10,7 @@ Bayes Factors, doi:10.1080/01621459.1995.10476572; Robbins and Monro (1951), doi
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ FAULT, FAULT_FLOOR, STUCK = 0.5, 0.0183, 0.2  # typical size of a fault (log uni
 ODDS = 1 / 9  # of a fault, before the value is seen
 ZERO_EXPECTED, ZERO_EVIDENCE, ZERO_SPREADS = 7.0, 12.0, 2.5  # a Poisson count of 7 is zero in less than one of 1,000 buckets
 HOLIDAY_SPREADS, HOLIDAY_RATE, HOLIDAY_MOST = (1.0, 2.0, 3.0), 1 / 12, 36.0  # none, neighbour, holiday; learnt so fast
+AWAY_RATE = 1 / 3  # of what a holiday tells about the next
 MONTH = 28.0  # buckets over which the usual level is averaged
 EVIDENCE_MOST = 50.0  # log units, for repeats: a feed may be stuck for months
 BACK, REMEMBER = 0.25, 28.0  # how near to the former level counts as back, and for how many buckets it is remembered
@@ -46,6 +48,7 @@ class State(NamedTuple):
     deviation: Array  # (n, 1, 1, u + 1) when last looked at, 0 unless flagged; of the level, how far it may move
     returned: Array  # (n, 1, 1, u + 1) how often that deviation came back: from 1 on the unknown is opened
     unseen: Array  # (n, 1, 1, u + 1) variance to add because an unknown was never looked at
+    away: Array  # how far a holiday lies from its weekday towards the quietest, 0 to 1
     usual: Array  # mean level of about the last MONTH buckets
     learnt: Array  # buckets
     run: Array  # known buckets flagged in a row
@@ -58,7 +61,8 @@ class State(NamedTuple):
     remembered: Array  # for how many buckets it will be
 
 
-class Design(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Design:
     """What does not depend on the data: how the unknowns move, and when a table is judged."""
 
     carry: NDArray[np.float64]  # (1, 1, u + 1, u + 1) transition of the unknowns
@@ -67,6 +71,23 @@ class Design(NamedTuple):
     settled: float  # buckets learnt before the filters become one
     patience: float  # buckets flagged in a row before the level is in doubt
     limit: float  # log Bayes factor that flags
+    # Constants of that size: the transition turned, the diagonal, and what picks the mean out of `Forecast.seen`, the level
+    # out of the unknowns, and the level's mean out of the moments.
+    turned: NDArray[np.float64] = field(init=False)
+    diagonal: NDArray[np.float64] = field(init=False)
+    mean: NDArray[np.float64] = field(init=False)
+    level: NDArray[np.bool_] = field(init=False)
+    level_mean: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        diagonal = np.eye(self.carry.shape[2])[None, None]
+        corner = np.zeros_like(diagonal)
+        corner[..., 0, -1] = corner[..., -1, 0] = 1.0
+        for name, value in {
+            "turned": np.ascontiguousarray(self.carry.swapaxes(2, 3)), "diagonal": diagonal, "mean": diagonal[..., -1:],
+            "level": diagonal[..., :1, :] > 0, "level_mean": corner,
+        }.items():
+            object.__setattr__(self, name, value)
 
 
 class Day(NamedTuple):
@@ -115,8 +136,8 @@ def begin(moments: NDArray[np.float64], deviation: NDArray[np.float64], unseen: 
     return State(
         moments, each + NOISE**2, each, each + 1 / filters, zero + 1, zero + PSEUDO_ERRORS, holiday,
         deviation, np.zeros_like(unseen), unseen,
-        usual=zero, learnt=zero, run=zero, last=zero - 1, repeats=zero + 0.5, pairs=zero + 5, stuck=zero, carried=zero,
-        change=zero, remembered=zero,
+        away=zero, usual=zero, learnt=zero, run=zero, last=zero - 1, repeats=zero + 0.5, pairs=zero + 5,
+        stuck=zero, carried=zero, change=zero, remembered=zero,
     )
 
 
@@ -126,15 +147,15 @@ def forecast(xp: Any, state: State, design: Design, day: Day) -> Forecast:
     # An unknown opens where the same deviation came back: what was an anomaly may be a new habit, or a new level.
     opened = today * xp.where(state.returned >= 1.0, state.deviation * state.deviation, 0.0)
     gain = xp.asarray(design.walk) + opened / state.noise
-    moments = xp.matmul(xp.matmul(xp.asarray(design.carry), state.moments), xp.asarray(_turned(design.carry)))
-    moments = moments + gain * xp.asarray(np.eye(design.carry.shape[2]))
+    moments = xp.matmul(xp.matmul(xp.asarray(design.carry), state.moments), xp.asarray(design.turned))
+    moments = moments + gain * xp.asarray(design.diagonal)
 
     across = xp.permute_dims(today, (0, 1, 3, 2))
     seen = xp.matmul(moments, across)
     means = seen[:, :, -1:, :]
     own = 1.0 + xp.exp(-xp.maximum(means, 0.0)) / state.noise
     total = xp.matmul(today, seen) + own
-    usual = mixed(xp, state, xp.matmul(day.rows, moments[:, :, :, -1:]))
+    usual = xp.maximum(mixed(xp, state, xp.matmul(day.rows, moments[:, :, :, -1:])), 0.0)
     low, high = xp.min(usual, axis=2, keepdims=True), xp.max(usual, axis=2, keepdims=True)
     mean, variance = mixed(xp, state, means), state.noise * total
     if state.vote.shape[1] != 1:
@@ -144,10 +165,6 @@ def forecast(xp: Any, state: State, design: Design, day: Day) -> Forecast:
     holiday = xp.maximum(xp.sum(state.holiday * day.classes, axis=3, keepdims=True), 1.0)
     df = xp.minimum(DF_LEAST + mixed(xp, state, state.information), DF_MOST)
     return Forecast(moments, seen, means, own, total, mean, low, high, variance, variance * holiday, df)
-
-
-def _turned(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.ascontiguousarray(matrix.swapaxes(2, 3))
 
 
 def mixed(xp: Any, state: State, values: Array) -> Array:
@@ -206,15 +223,16 @@ def learn(
     far = BACK * xp.abs(error)
     back = flagged & (xp.abs(error + state.change) < far) & (state.remembered > 0.0)
     out = flagged & ~back
-    learns = known & day.teaches & ~flagged
+    usable = known & ~flagged
+    learns = usable & day.teaches
     taught = xp.astype(learns, xp.float64)
     odds = ODDS * xp.exp(factor)
 
     # Kalman update; a doubtful value counts as a noisier one.
-    moved = xp.asarray(_picks_mean(design)) * evidence.level - ahead.seen
+    moved = xp.asarray(design.mean) * evidence.level - ahead.seen
     step = moved * (taught / (ahead.total + ahead.own * odds))
     moments = ahead.moments - step * xp.permute_dims(moved, (0, 1, 3, 2))
-    moments = moments - xp.where(back, state.change, 0.0) * xp.asarray(_picks_level(design))
+    moments = moments - xp.where(back, state.change, 0.0) * xp.asarray(design.level_mean)
 
     trust = taught / (1.0 + odds)
     share = trust * ahead.own / ahead.total
@@ -236,6 +254,8 @@ def learn(
     rate = xp.asarray(HOLIDAY_RATE * np.array([0.0, 1.0, 1.0])[None, None, None])
     holiday = state.holiday + xp.where(known & evidence.any, rate * day.classes, 0.0) * surprise
 
+    towards = xp.clip((ahead.mean - evidence.level) / (ahead.mean - ahead.low + 1e-9), 0.0, 1.0) - state.away
+
     # What was flagged is kept in mind: a habit if it comes back on the same weekday, a level if it lasts.
     run = xp.where(out, state.run + 1.0, 0.0)
     lasting = run >= design.patience
@@ -246,8 +266,7 @@ def learn(
     looked = day.looked & known
     deviation = xp.where(looked, xp.where(out, error, 0.0), state.deviation)
     doubt = xp.astype(lasting & evidence.any, xp.float64)
-    at_level = xp.asarray(np.arange(design.carry.shape[2])[None, None, None] == 0)
-    returned = xp.where(known & at_level, doubt, xp.where(looked, again, state.returned))
+    returned = xp.where(known & xp.asarray(design.level), doubt, xp.where(looked, again, state.returned))
     unseen = xp.where(looked & learns, 0.0, state.unseen)
     settled = back | (learns & (state.returned[:, :, :, :1] >= 1.0))
 
@@ -260,6 +279,7 @@ def learn(
     return State(
         moments, xp.maximum(noise, NOISE_FLOOR**2 / 4), information, vote, spread, errors, holiday,
         deviation, returned, unseen,
+        away=state.away + xp.where(usable & ~day.teaches, AWAY_RATE, xp.asarray(0.0)) * towards,
         usual=state.usual + taught * (level - state.usual) / xp.clip(learnt, 1.0, MONTH),
         learnt=learnt,
         run=kept(run, state.run),
@@ -271,18 +291,6 @@ def learn(
         change=xp.where(settled, error, state.change),
         remembered=xp.where(settled, REMEMBER, state.remembered - 1.0),
     ), flagged
-
-
-def _picks_mean(design: Design) -> NDArray[np.float64]:
-    """(1, 1, u + 1, 1) picks the expected value out of `seen`."""
-    return np.eye(design.carry.shape[2])[None, None, :, -1:]
-
-
-def _picks_level(design: Design) -> NDArray[np.float64]:
-    """(1, 1, u + 1, u + 1) picks the level's mean out of the moments."""
-    picks = np.zeros_like(design.carry)
-    picks[:, :, 0, -1] = picks[:, :, -1, 0] = 1.0
-    return picks
 
 
 def settle(state: State) -> State:

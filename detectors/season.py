@@ -39,7 +39,7 @@ class Season:
     ends: int  # ENDS, or 0 where the ends of the month are not told from other buckets
     stride: int  # buckets to the same one of the next weekday; 0 where holidays are not told from other buckets
     habits: NDArray[np.bool_]  # (u + 1,) which unknowns a deviation that comes back may open
-    factors: tuple[str, ...]  # what moves the expectation: trend, season, ends of the month
+    factors: tuple[str, ...]  # what moves the expectation: trend, season, ends of the month, holiday
     design: Design
     begin: State  # of a table of which nothing is known
 
@@ -98,8 +98,8 @@ def _daily() -> Season:
     weekend = np.outer(np.arange(7) >= 5, np.arange(7) >= 5)
     priors = [200.0 * weekend + single * np.eye(7) for single in (0.3, 50.0)]
     return _season(
-        np.eye(7), priors, factors=("trend", "weekday", "month_end"), needed=4, settled=28, patience=7,
-        level_walk=0.03, walk=0.01, shift=3, stride=1, ends=ENDS,
+        np.eye(7), priors, factors=("trend", "weekday", "month_end", "holiday"),
+        needed=4, settled=28, patience=7, level_walk=0.03, walk=0.01, shift=3, stride=1, ends=ENDS,
     )
 
 
@@ -109,7 +109,7 @@ def _hourly() -> Season:
     table = np.concatenate([hour, hour * weekday[:, 5:].sum(axis=1, keepdims=True), weekday], axis=1)
     priors = [np.diag([100.0] * 24 + [rest] * 24 + [day] * 7) for rest, day in ((0.3, 0.3), (50.0, 10.0))]
     return _season(
-        table, priors, factors=("trend", "hour"), needed=48, settled=336, patience=24,
+        table, priors, factors=("trend", "hour", "holiday"), needed=48, settled=336, patience=24,
         level_walk=0.01, walk=0.002, shift=72, stride=24, shared=7,
     )
 

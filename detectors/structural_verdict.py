@@ -45,8 +45,9 @@ def judge(xp: Any, state: State, season: Season, day: Day, value: Array, thresho
     evidence = filter_bank.weigh(xp, state, ahead, xp.where(known, value, 0.0))
     lower, upper = bounds(xp, state, ahead, required(xp, threshold))
     scored = xp.where(known, score(xp, evidence.log_factor), float("nan"))
-    expected = xp.exp(xp.maximum(ahead.mean, 0.0)) - 1.0
-    return Answer(expected, lower, upper, scored, effects(xp, state, season, day, ahead))
+    away = state.away * day.classes[:, :, :, 2:]
+    expected = xp.maximum(ahead.mean - away * (ahead.mean - ahead.low), 0.0)
+    return Answer(xp.exp(expected) - 1.0, lower, upper, scored, effects(xp, state, season, day, ahead, expected))
 
 
 def bounds(xp: Any, state: State, ahead: Forecast, limit: Array) -> tuple[Array, Array]:
@@ -81,7 +82,7 @@ def _bracket(xp: Any, ahead: Forecast, start: Array, step: float, target: Array)
     return found, below, above
 
 
-def effects(xp: Any, state: State, season: Season, day: Day, ahead: Forecast) -> Array:
+def effects(xp: Any, state: State, season: Season, day: Day, ahead: Forecast, expected: Array) -> Array:
     """(n, e) rows by which each of the season's factors moved the expectation, one on top of the other.
 
     The trend is told against the mean level of the last four weeks, the season against the mean of its cycle.
@@ -92,6 +93,7 @@ def effects(xp: Any, state: State, season: Season, day: Day, ahead: Forecast) ->
     typical = xp.matmul(xp.asarray(season.cycle.mean(axis=0)[None, None, None]), unknowns)
     before = typical - unknowns[:, :, LEVEL : LEVEL + 1, :] + state.usual
     usual = xp.matmul(day.rows[:, :, :1, :] * xp.asarray(ordinary), unknowns)
-    stages = [before, typical, usual, ahead.mean][: len(season.factors) + 1]
+    ends = [ahead.mean] if season.ends else []
+    stages = [before, typical, usual, *ends, expected][: len(season.factors) + 1]
     rows = xp.exp(xp.concat(stages, axis=3))
     return xp.reshape(rows[:, :, :, 1:] - rows[:, :, :, :-1], (-1, len(season.factors)))

@@ -245,6 +245,18 @@ def test_a_holiday_may_look_like_a_quiet_day(kind: int, factor: float) -> None:
     assert structural.judge_next(state, int(time[-1]), kind, 20).score > 0.99
 
 
+def test_holidays_that_were_quiet_are_expected_to_be_quiet() -> None:
+    values, holiday = week(1000, 110), np.zeros(110, np.int64)
+    holiday[40:110:16], time = 2, FIRST + np.arange(111)
+    values[40:110:16] = 400
+    state = structural.replay(values, time[:-1], holiday)
+
+    ordinary, away = (structural.judge_next(state, int(time[-1]), kind, 500) for kind in (0, 2))
+    assert ordinary.expected == pytest.approx(1000, rel=0.1) and away.expected < 650
+    assert away.effects["holiday"] == pytest.approx(away.expected - ordinary.expected)
+    assert sum(away.effects.values()) < 0 and away.score < 0.99 < ordinary.score
+
+
 def test_holidays_teach_nothing_about_ordinary_days() -> None:
     values, holiday = week(1000, 57), np.zeros(57, np.int64)
     time = FIRST + np.arange(57)
@@ -301,10 +313,30 @@ def test_effects_name_what_moved_the_expectation() -> None:
     values = week(1000, 60)
     sunday = judge(values, 400)  # the 61st day is a Sunday
 
-    assert set(sunday.effects) == {"trend", "weekday", "month_end"}
+    assert set(sunday.effects) == {"trend", "weekday", "month_end", "holiday"} and sunday.effects["holiday"] == 0
     assert sunday.effects["weekday"] == pytest.approx(-400, abs=80) and abs(sunday.effects["month_end"]) < 30
     growing = week(1000, 100) * 1.01 ** np.arange(100)
     assert judge(growing, 1000).effects["trend"] > 100
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_history_breaks_it() -> None:
+    rng = np.random.default_rng(3)
+    for n, granularity in enumerate(["daily", "weekly", "monthly", "hourly"] * 5):
+        days = int(rng.integers(1, 200))
+        values = [
+            rng.poisson(0.1, days).astype(float), 10 ** rng.uniform(0, 15, days), np.full(days, 7.0),
+            np.where(rng.random(days) < 0.5, 0, 1e12), np.cumsum(rng.normal(0, 1, days)) ** 2,
+        ][n % 5]
+        values[rng.random(days) < rng.choice([0, 0.3, 0.9])] = np.nan
+        time = FIRST + np.arange(days)
+        state = structural.replay(values, time, rng.integers(0, 3, days), granularity)
+
+        for count, threshold in ((0.0, 0.5), (0.5, 0.9), (1e3, 0.99), (1e15, 0.999999)):
+            verdict = structural.judge_next(state, FIRST + days, 2, count, threshold, granularity)
+            assert 0 <= verdict.score <= 1 and not np.isnan(list(verdict[:4])).any()
+            if verdict.ready:
+                assert verdict.lower <= verdict.expected + 1e-9 <= verdict.upper + 2e-9
 
 
 def test_tables_are_independent_of_each_other() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -207,7 +207,7 @@ def _step(fitted: FittedStructural, **now: Any) -> dict[str, Any]:
     """One column. Before the end of training not even time passes."""
     state = State(*(now[f"old_{name}"] for name in State._fields))
     day = Day(*(now[f"past_{name}"] for name in Day._fields))
-    design = fitted.season.design._replace(needed=0)
+    design = replace(fitted.season.design, needed=0)
     after, _, _ = structural.advance(_Traced(), state, design, day, now["past_counts"])
     after = after._replace(moments=ndx.where(now["past_new"], after.moments, state.moments))
     return {f"new_{name}": part for name, part in after._asdict().items()}
