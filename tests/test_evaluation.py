@@ -15,8 +15,8 @@ def scores(normal: float, faulty: float, days: int = 60) -> Scores:
 def test_each_fault_changes_the_day_as_its_name_says() -> None:
     changed = dict(zip(NAMES, faulty_values(np.array([1000.0]), np.array([1200.0]), np.array([400.0]))[0], strict=True))
 
-    assert changed == {"zero": 0, "outage": 50, "half": 500, "partial": 700, "duplicate": 2000, "spike": 4000,
-                       "stuck": 1200, "wrong_weekday": 400}
+    assert changed == {"zero": 0, "outage": 50, "half": 500, "partial": 700, "dip": 800, "surge": 1300, "duplicate": 2000,
+                       "spike": 4000, "stuck": 1200, "wrong_weekday": 400}
 
 
 def test_a_fault_that_would_hardly_change_the_day_is_not_counted() -> None:
@@ -47,6 +47,13 @@ def test_a_detector_without_verdicts_has_no_recall_and_does_not_divide_by_zero()
 def test_a_clear_winner_beats_and_an_equal_does_not() -> None:
     assert beats(scores(0.5, 0.999), scores(0.5, 0.5))
     assert not beats(scores(0.5, 0.999), scores(0.5, 0.999))
+
+
+def test_a_sure_lead_that_is_too_small_to_matter_is_none() -> None:
+    champion, challenger = scores(0.5, 0.999, days=3000), scores(0.5, 0.999, days=3000)
+    champion.faulty[::25, 0] = 0.5
+
+    assert not beats(challenger, champion)
 
 
 def test_a_lead_of_one_day_in_sixty_is_noise() -> None:
