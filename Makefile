@@ -17,12 +17,14 @@ help:
 install: .venv/ready $(AZURITE)
 
 .venv/ready: requirements.txt requirements-dev.txt
-	@python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null \
-		|| { echo "Python 3.13 is needed as python3 (found: $$(python3 --version 2>&1 | tail -1)); install it, or use pyenv or uv, which read .python-version."; exit 2; }
-	@echo "Installing the Python environment (about two minutes the first time) ..."
-	@python3 -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
+	@python=$$(for p in python3.13 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null \
+		&& { echo $$p; break; }; done); \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.13 is needed (python3 is $$(python3 --version 2>&1 | tail -1)). Install it; pyenv and uv read .python-version."; \
+		exit 2; \
+	fi; \
+	echo "Installing the Python environment (a minute or two the first time) ..."; \
+	$$python -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt && touch $@
 
 $(AZURITE):
 	@command -v node >/dev/null && command -v npm >/dev/null \

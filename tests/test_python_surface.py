@@ -1,0 +1,62 @@
+"""Training and predicting from Python, without HTTP."""
+
+import pandas as pd
+import pytest
+
+from detectors import AnomalyDetector
+from shared.blobs import Blobs
+from shared.errors import InvalidRequest, ModelNotFound
+from shared.registry import Registry
+from shared.settings import Settings
+from tests.test_service import counts
+from training.volume_anomaly import VolumeAnomalyTrainer
+
+
+@pytest.fixture
+def settings(storage: str) -> Settings:
+    return Settings(connection_string=storage)
+
+
+def frame(days: int) -> pd.DataFrame:
+    rows = counts(days)
+    times = pd.to_datetime([r["timestamp"] for r in rows])
+    return pd.DataFrame({"timestamp": times, "row_count": [r["row_count"] for r in rows]})
+
+
+def test_a_data_frame_becomes_a_registered_model_that_predicts(settings: Settings) -> None:
+    trainer = VolumeAnomalyTrainer(Registry(Blobs(settings), settings))
+
+    model = trainer.train(table_id="orders", historical_data=frame(91), algorithm="seasonal_decomposition")
+    version = trainer.register_model(model, "volume-anomaly.orders")
+    detector = AnomalyDetector.from_registry("volume-anomaly.orders", settings)
+    verdict = detector.predict({"current_row_count": 300, "timestamp": pd.Timestamp("2026-08-31T02:00:00Z"),
+                                "historical_data": counts(91)})
+
+    assert model.algorithm == "seasonal_decomposition" and {c["algorithm"] for c in model.candidates} == {
+        "structural", "seasonal_decomposition"}
+    assert verdict["is_anomaly"] and verdict["model"]["version"] == version
+    assert 900 < verdict["expected_value"] < 1100
+
+
+def test_a_short_history_says_why_no_family_could_be_trained(settings: Settings) -> None:
+    with pytest.raises(InvalidRequest, match="needs 42 usable points, has 10"):
+        VolumeAnomalyTrainer().train(table_id="orders", historical_data=frame(10), algorithm="lof")
+
+
+def test_a_model_that_is_not_there_or_is_no_volume_model_is_refused(settings: Settings) -> None:
+    with pytest.raises(ModelNotFound):
+        AnomalyDetector.from_registry("volume-anomaly.none", settings)
+    with pytest.raises(InvalidRequest):
+        AnomalyDetector.from_registry("orders", settings)
+
+
+def test_a_wrong_field_is_named(settings: Settings) -> None:
+    trainer = VolumeAnomalyTrainer(Registry(Blobs(settings), settings))
+    trainer.register_model(trainer.train(table_id="orders", historical_data=frame(91), algorithm="structural"),
+                           "volume-anomaly.orders")
+    detector = AnomalyDetector.from_registry("volume-anomaly.orders", settings)
+
+    with pytest.raises(InvalidRequest) as refused:
+        detector.predict({"current_row_count": "many"})
+
+    assert refused.value.target == "current_row_count"
