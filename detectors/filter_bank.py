@@ -100,6 +100,22 @@ class Day(NamedTuple):
     teaches: Array  # (n, 1, 1, 1) bool, false on a holiday
 
 
+class Count(NamedTuple):
+    """Rows of a bucket; each (n, 1, 1, 1)."""
+
+    rows: Array  # 0 where unknown
+    level: Array  # log(1 + rows)
+    some: Array  # bool, more than none
+    known: Array  # bool
+
+
+def count(xp: Any, values: Array) -> Count:
+    """(...) rows, NaN where unknown."""
+    known = ~xp.isnan(values)
+    rows = xp.where(known, values, 0.0)
+    return Count(rows, xp.log(1.0 + rows), rows > 0.0, known)
+
+
 class Forecast(NamedTuple):
     """What is expected of a bucket before its value is known."""
 
@@ -121,10 +137,8 @@ class Evidence(NamedTuple):
 
     log_factor: Array  # log Bayes factor, some fault against normal
     fault: Array  # its part that comes from the size of the deviation
-    level: Array  # log(1 + rows)
     deviation: Array  # from the nearest usual value, log units
     stuck: Array  # log evidence for a stuck feed, 0 where the rows did not repeat
-    any: Array  # bool, whether there are rows
     repeat: Array  # bool, the rows of the last known bucket again
 
 
@@ -172,21 +186,20 @@ def mixed(xp: Any, state: State, values: Array) -> Array:
     return values if state.vote.shape[1] == 1 else xp.sum(state.vote * values, axis=1, keepdims=True)
 
 
-def weigh(xp: Any, state: State, ahead: Forecast, rows: Array) -> Evidence:
-    """rows (n, 1, 1, 1), never NaN -> what they say. All densities are per count, which cancels except for a repeat."""
-    level, some = xp.log(1.0 + rows), rows > 0.0
-    deviation = level - xp.minimum(xp.maximum(level, ahead.low), ahead.high)
+def weigh(xp: Any, state: State, ahead: Forecast, seen: Count) -> Evidence:
+    """What a count says. All densities are per count, which cancels except for a repeat."""
+    deviation = seen.level - xp.minimum(xp.maximum(seen.level, ahead.low), ahead.high)
     tail, normal, fault = densities(xp, ahead, xp.abs(deviation))
     # The last bucket's evidence counts again where this one points the same way: faults last.
     fault = fault + xp.maximum(state.carried * xp.sign(deviation), 0.0)
-    repeat = (rows == state.last) & some
+    repeat = (seen.rows == state.last) & seen.some
     # Some tables repeat by nature: then a repeat is as usual as its share, unless it is far off as well.
-    natural = xp.maximum(normal - level, tail + xp.log(state.repeats / state.pairs))
+    natural = xp.maximum(normal - seen.level, tail + xp.log(state.repeats / state.pairs))
     same = xp.minimum(state.stuck + np.log(STUCK) - natural, EVIDENCE_MOST)
     empty = xp.where(none_is_a_fault(ahead), ZERO_EVIDENCE, xp.asarray(-50.0))
-    other = xp.where(some, xp.where(repeat, same, -50.0), empty)
+    other = xp.where(seen.some, xp.where(repeat, same, -50.0), empty)
     stuck = xp.where(repeat, xp.maximum(same, 0.0), 0.0)
-    return Evidence(xp.maximum(fault, other), fault, level, deviation, stuck, some, repeat)
+    return Evidence(xp.maximum(fault, other), fault, deviation, stuck, repeat)
 
 
 def none_is_a_fault(ahead: Forecast) -> Array:
@@ -208,18 +221,19 @@ def densities(xp: Any, ahead: Forecast, size: Array) -> tuple[Array, Array, Arra
 
 
 def learn(
-    xp: Any, state: State, design: Design, day: Day, ahead: Forecast, evidence: Evidence, rows: Array, known: Array
+    xp: Any, state: State, design: Design, day: Day, ahead: Forecast, seen: Count, evidence: Evidence
 ) -> tuple[State, Array]:
     """The state after a bucket, and whether it is flagged (n, 1, 1, 1).
 
-    Where known (n, 1, 1, 1) is false only time has passed. A flagged bucket teaches nothing, one that may be a fault
-    little, a holiday nothing about ordinary days.
+    Where the count is not known only time has passed. A flagged bucket teaches nothing, one that may be a fault little, a
+    holiday nothing about ordinary days.
     """
+    known = seen.known
     factor = evidence.log_factor
     if design.needed:
         factor = xp.where(state.learnt >= design.needed, factor, -50.0)
     flagged = known & (factor > design.limit)
-    error = evidence.level - ahead.mean
+    error = seen.level - ahead.mean
     far = BACK * xp.abs(error)
     back = flagged & (xp.abs(error + state.change) < far) & (state.remembered > 0.0)
     out = flagged & ~back
@@ -229,7 +243,7 @@ def learn(
     odds = ODDS * xp.exp(factor)
 
     # Kalman update; a doubtful value counts as a noisier one.
-    moved = xp.asarray(design.mean) * evidence.level - ahead.seen
+    moved = xp.asarray(design.mean) * seen.level - ahead.seen
     step = moved * (taught / (ahead.total + ahead.own * odds))
     moments = ahead.moments - step * xp.permute_dims(moved, (0, 1, 3, 2))
     moments = moments - xp.where(back, state.change, 0.0) * xp.asarray(design.level_mean)
@@ -237,7 +251,7 @@ def learn(
     trust = taught / (1.0 + odds)
     share = trust * ahead.own / ahead.total
     information = xp.minimum(state.information + share, MEMORY)
-    expected, error_b = state.noise * ahead.total, evidence.level - ahead.means
+    expected, error_b = state.noise * ahead.total, seen.level - ahead.means
     square = error_b * error_b / expected
     noise = state.noise * (1.0 + (square - 1.0) * share / (1.0 + information))
     vote = state.vote
@@ -252,20 +266,20 @@ def learn(
     spread = state.spread * (1.0 + exceeds * trust / errors)
     surprise = xp.minimum(squared / ahead.variance, HOLIDAY_MOST) - state.holiday
     rate = xp.asarray(HOLIDAY_RATE * np.array([0.0, 1.0, 1.0])[None, None, None])
-    holiday = state.holiday + xp.where(known & evidence.any, rate * day.classes, 0.0) * surprise
+    holiday = state.holiday + xp.where(known & seen.some, rate * day.classes, 0.0) * surprise
 
-    towards = xp.clip((ahead.mean - evidence.level) / (ahead.mean - ahead.low + 1e-9), 0.0, 1.0) - state.away
+    towards = xp.clip((ahead.mean - seen.level) / (ahead.mean - ahead.low + 1e-9), 0.0, 1.0) - state.away
 
     # What was flagged is kept in mind: a habit if it comes back on the same weekday, a level if it lasts.
     run = xp.where(out, state.run + 1.0, 0.0)
     lasting = run >= design.patience
     apart = error - state.deviation
     near = apart * apart < xp.maximum(4.0 * ahead.wide, far * far)
-    again = xp.where(near, state.returned + xp.where(evidence.any, 1.0, xp.asarray(0.5)), 0.0)
+    again = xp.where(near, state.returned + xp.where(seen.some, 1.0, xp.asarray(0.5)), 0.0)
     again = xp.where(out & ~lasting, xp.where(state.unseen > 0.0, 1.0, again), 0.0)
     looked = day.looked & known
     deviation = xp.where(looked, xp.where(out, error, 0.0), state.deviation)
-    doubt = xp.astype(lasting & evidence.any, xp.float64)
+    doubt = xp.astype(lasting & seen.some, xp.float64)
     returned = xp.where(known & xp.asarray(design.level), doubt, xp.where(looked, again, state.returned))
     unseen = xp.where(looked & learns, 0.0, state.unseen)
     settled = back | (learns & (state.returned[:, :, :, :1] >= 1.0))
@@ -283,7 +297,7 @@ def learn(
         usual=state.usual + taught * (level - state.usual) / xp.clip(learnt, 1.0, MONTH),
         learnt=learnt,
         run=kept(run, state.run),
-        last=kept(rows, state.last),
+        last=kept(seen.rows, state.last),
         repeats=state.repeats + xp.astype(evidence.repeat & known, xp.float64),
         pairs=state.pairs + xp.astype(known, xp.float64),
         stuck=kept(evidence.stuck, state.stuck),

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import filter_bank, structural_verdict
-from detectors.filter_bank import Array, Day, Design, Forecast, State
+from detectors.filter_bank import Array, Count, Day, Design, Forecast, State
 from detectors.season import SEASONS
 
 type FloatArray = NDArray[np.float64]
@@ -61,8 +61,8 @@ class Step(NamedTuple):
 
     def scores(self, values: FloatArray) -> FloatArray:
         """(k,) counts that this bucket might have had -> (k,) scores; NaN for NaN, and while too little is known."""
-        rows = np.nan_to_num(values)[:, None, None, None]
-        evidence = filter_bank.weigh(np, self.state, self.ahead, rows)
+        seen = filter_bank.count(np, np.asarray(values)[:, None, None, None])
+        evidence = filter_bank.weigh(np, self.state, self.ahead, seen)
         scores = structural_verdict.score(np, evidence.log_factor)[:, 0, 0, 0]
         return np.where(np.isfinite(values) & self.ready, scores, np.nan)
 
@@ -100,13 +100,11 @@ def judge_next(
     return Verdict(score, expected, lower, upper, effects, _ready(state, season.design))
 
 
-def advance(xp: Any, state: State, design: Design, day: Day, values: Array) -> tuple[State, Forecast, Array]:
-    """One bucket: values (n, 1, 1, 1) rows, NaN where unknown -> the state after it, what was expected, bool flagged."""
+def advance(xp: Any, state: State, design: Design, day: Day, seen: Count) -> tuple[State, Forecast, Array]:
+    """One bucket -> the state after it, what was expected, and whether it is flagged (n, 1, 1, 1)."""
     ahead = filter_bank.forecast(xp, state, design, day)
-    known = ~xp.isnan(values)
-    rows = xp.where(known, values, 0.0)
-    evidence = filter_bank.weigh(xp, state, ahead, rows)
-    after, flagged = filter_bank.learn(xp, state, design, day, ahead, evidence, rows, known)
+    evidence = filter_bank.weigh(xp, state, ahead, seen)
+    after, flagged = filter_bank.learn(xp, state, design, day, ahead, seen, evidence)
     return after, ahead, flagged
 
 
@@ -114,13 +112,13 @@ def _steps(
     values: FloatArray, time: IntArray, holiday: IntArray, granularity: str, state: State
 ) -> Iterator[tuple[Step, State]]:
     season = SEASONS[granularity]
-    seen = season.days(np, np.asarray(time), np.asarray(holiday))
+    days = season.days(np, np.asarray(time), np.asarray(holiday))
     # Empty buckets before the first rows belong to no table yet.
     begun = (np.cumsum(np.nan_to_num(values) > 0) > 0) | (state.learnt.item() > 0)
-    counts = np.where(begun, values, np.nan)[:, None, None, None]
-    for i in range(len(counts)):
-        day = Day(*(part[i : i + 1] for part in seen))
-        after, ahead, flagged = advance(np, state, season.design, day, counts[i : i + 1])
+    counts = filter_bank.count(np, np.where(begun, values, np.nan)[:, None, None, None])
+    for i in range(len(values)):
+        day, seen = Day(*(part[i : i + 1] for part in days)), Count(*(part[i : i + 1] for part in counts))
+        after, ahead, flagged = advance(np, state, season.design, day, seen)
         if after.vote.size > 1 and after.learnt.item() >= season.design.settled:
             after = filter_bank.settle(after)
         yield Step(state, ahead, _ready(state, season.design), bool(flagged.item())), after

@@ -41,10 +41,10 @@ def required(xp: Any, threshold: Array) -> Array:
 def judge(xp: Any, state: State, season: Season, day: Day, value: Array, threshold: Array) -> Answer:
     """value and threshold (n, 1, 1, 1) -> the verdict on the bucket after the state's last; a NaN value has a NaN score."""
     ahead = filter_bank.forecast(xp, state, season.design, day)
-    known = ~xp.isnan(value)
-    evidence = filter_bank.weigh(xp, state, ahead, xp.where(known, value, 0.0))
+    seen = filter_bank.count(xp, value)
+    evidence = filter_bank.weigh(xp, state, ahead, seen)
     lower, upper = bounds(xp, state, ahead, required(xp, threshold))
-    scored = xp.where(known, score(xp, evidence.log_factor), float("nan"))
+    scored = xp.where(seen.known, score(xp, evidence.log_factor), float("nan"))
     away = state.away * day.classes[:, :, :, 2:]
     expected = xp.maximum(ahead.mean - away * (ahead.mean - ahead.low), 0.0)
     return Answer(xp.exp(expected) - 1.0, lower, upper, scored, effects(xp, state, season, day, ahead, expected))

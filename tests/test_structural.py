@@ -26,8 +26,8 @@ def flags(counts: Floats, time: NDArray[np.int64], holiday: NDArray[np.int64] | 
     seen = season.days(np, time, np.zeros_like(time) if holiday is None else holiday)
     flagged = np.zeros((n, m), np.bool_)
     for i in range(m):
-        day = Day(*(part[:, i] for part in seen))
-        state, _, flag = structural.advance(np, state, season.design, day, counts[:, i, None, None, None])
+        day, count = Day(*(part[:, i] for part in seen)), filter_bank.count(np, counts[:, i, None, None, None])
+        state, _, flag = structural.advance(np, state, season.design, day, count)
         flagged[:, i] = flag[:, 0, 0, 0]
     return flagged
 
@@ -353,7 +353,8 @@ def test_going_on_from_a_state_is_the_same_as_starting_over() -> None:
     state = structural.replay(values[:40], time[:40], np.zeros(40, np.int64))
     for i in range(40, 60):
         day = season.days(np, time[i : i + 1], np.zeros(1, np.int64))
-        state, _, _ = structural.advance(np, state, season.design, day, values[i].reshape(1, 1, 1, 1))
+        seen = filter_bank.count(np, values[i].reshape(1, 1, 1, 1))
+        state, _, _ = structural.advance(np, state, season.design, day, seen)
 
     whole = structural.replay(values, time, np.zeros(60, np.int64))
     assert all(np.array_equal(a, b) for a, b in zip(state, whole, strict=True))

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detectors import structural
+from detectors import filter_bank, structural
 from detectors.artefact import Artefact
-from detectors.filter_bank import Day
 from detectors.structural import Verdict
 from training import structural as trained
 from training.series import NotEnoughHistory, TrainingSeries
@@ -44,8 +43,9 @@ def reference(fitted: FittedStructural, granularity: str, since: int, value: flo
     values, holiday = flights(DAYS + SINCE, granularity)
     state, season = fitted.state, fitted.season
     for i in range(DAYS, DAYS + since):
-        seen = season.days(np, np.array([FIRST + i]), holiday[i : i + 1])
-        state, _, _ = structural.advance(np, state, season.design, Day(*seen), values[i].reshape(1, 1, 1, 1))
+        day = season.days(np, np.array([FIRST + i]), holiday[i : i + 1])
+        seen = filter_bank.count(np, values[i].reshape(1, 1, 1, 1))
+        state, _, _ = structural.advance(np, state, season.design, day, seen)
     at = DAYS + since
     return structural.judge_next(state, FIRST + at, int(holiday[at]), value, threshold, granularity)
 

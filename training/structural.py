@@ -19,8 +19,8 @@ import spox.opset.ai.onnx.v21 as v21
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from detectors import structural, structural_verdict
-from detectors.filter_bank import Day, State
+from detectors import filter_bank, structural, structural_verdict
+from detectors.filter_bank import Count, Day, State
 from detectors.season import SEASONS, Season
 from training import decision
 from training.series import NotEnoughHistory, TrainingSeries
@@ -141,7 +141,7 @@ def build(fitted: FittedStructural) -> onnx.ModelProto:
         "ordinary": ("n", 1, 1, 1), "teaches": ("n", 1, 1, 1),
     }
     past = {f"past_{name}": shape for name, shape in day.items()}
-    past |= dict.fromkeys(("past_counts", "past_new"), ("n", 1, 1, 1))
+    past |= dict.fromkeys([*(f"count_{name}" for name in Count._fields), "past_new"], ("n", 1, 1, 1))
     inputs = {
         "time": ndx.argument(shape=("n",), dtype=ndx.int64),
         "history": ndx.argument(shape=("n", "k"), dtype=ndx.float64),
@@ -186,12 +186,12 @@ def _columns(fitted: FittedStructural, time: Any, history: Any, holiday: Any) ->
     buckets = time[:, None] + ndx.asarray(ago)
     seen = fitted.season.days(_Traced(), buckets, holiday)._asdict()
     new = buckets[:, :-1] > fitted.trained_until
-    counts = ndx.where(new, history, np.float64("nan"))
+    counts = filter_bank.count(_Traced(), ndx.where(new, history, np.float64("nan"))[:, :, None, None, None])
     latest = ndx.asarray(onnx_operators.reduce_max(_var(time), keepdims=0))
     return {
         "is_news": latest > fitted.trained_until + 1,
         "past_new": new[:, :, None, None, None],
-        "past_counts": counts[:, :, None, None, None],
+        **{f"count_{name}": part for name, part in counts._asdict().items()},
         **{f"past_{name}": part[:, :-1, ...] for name, part in seen.items()},
         **{f"day_{name}": part[:, -1, ...] for name, part in seen.items()},
         **{f"shape_{name}": _shape(tables, part) for name, part in fitted.state._asdict().items()},
@@ -207,8 +207,9 @@ def _step(fitted: FittedStructural, **now: Any) -> dict[str, Any]:
     """One column. Before the end of training not even time passes."""
     state = State(*(now[f"old_{name}"] for name in State._fields))
     day = Day(*(now[f"past_{name}"] for name in Day._fields))
+    seen = Count(*(now[f"count_{name}"] for name in Count._fields))
     design = replace(fitted.season.design, needed=0)
-    after, _, _ = structural.advance(_Traced(), state, design, day, now["past_counts"])
+    after, _, _ = structural.advance(_Traced(), state, design, day, seen)
     after = after._replace(moments=ndx.where(now["past_new"], after.moments, state.moments))
     return {f"new_{name}": part for name, part in after._asdict().items()}
 
@@ -224,9 +225,10 @@ def _verdict(fitted: FittedStructural, value: Any, threshold: Any, **end: Any) -
 
 
 def _arguments(shapes: Mapping[str, tuple[Any, ...]], prefix: str = "") -> dict[str, Any]:
-    kinds = dict.fromkeys(("looked", "teaches", "new"), ndx.bool)
+    kinds = dict.fromkeys(("past_looked", "past_teaches", "count_some", "count_known", "past_new"), ndx.bool)
+    kinds |= dict.fromkeys(("day_looked", "day_teaches"), ndx.bool)
     return {
-        prefix + name: ndx.argument(shape=shape, dtype=kinds.get(name.removeprefix("past_"), ndx.float64))
+        prefix + name: ndx.argument(shape=shape, dtype=kinds.get(prefix + name, ndx.float64))
         for name, shape in shapes.items()
     }
 
