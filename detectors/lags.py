@@ -78,7 +78,7 @@ def units(xp: Any, history: Array) -> tuple[Array, Array, Array, Array]:
     The first column leaves out the last MEANWHILE lags, which may be a drift, the second knows all of them.
     """
     lags = xp.where(xp.isfinite(history), history, FAR)
-    order = xp.argsort(lags, axis=1)
+    order = xp.argsort(lags, axis=1, stable=True)  # equal lags weigh in one order wherever this runs
     lags = xp.take_along_axis(lags, order, axis=1)[:, None, :]
     place = xp.astype(order, xp.float64)[:, None, :]
     age = xp.max(place, axis=2, keepdims=True) - place

@@ -44,10 +44,10 @@ type CronText = Annotated[str, Field(max_length=200), BeforeValidator(_cron)]
 class Arrival(Input):
     """One earlier load: when it came, or when it was due and by how many minutes it missed that (null: it never came)."""
 
-    timestamp: Timestamp | None = Field(None, validation_alias=AliasChoices("timestamp", "arrived_at", "last_arrival"))
-    event_time: Timestamp | None = Field(None, validation_alias=AliasChoices("event_time", "last_event_time"))
-    due_at: Timestamp | None = Field(None, validation_alias=AliasChoices("due_at", "expected_at"))
-    lag_minutes: Minutes | None = Field(None, validation_alias=AliasChoices("lag_minutes", "value"))
+    timestamp: Timestamp | None = Field(default=None, validation_alias=AliasChoices("timestamp", "arrived_at", "last_arrival"))
+    event_time: Timestamp | None = Field(default=None, validation_alias=AliasChoices("event_time", "last_event_time"))
+    due_at: Timestamp | None = Field(default=None, validation_alias=AliasChoices("due_at", "expected_at"))
+    lag_minutes: Minutes | None = Field(default=None, validation_alias=AliasChoices("lag_minutes", "value"))
 
     @model_validator(mode="after")
     def _placed(self) -> Self:
@@ -89,7 +89,7 @@ class TimelinessRequest(DetectOptions):
     last_event_time: Timestamp | None = None
     historical_data: list[Entry] = Field(default_factory=list, max_length=MAX_HISTORY)
     schedule: ScheduleGiven | None = None
-    due_at: Timestamp | None = Field(None, validation_alias=AliasChoices("due_at", "expected_at"))
+    due_at: Timestamp | None = Field(default=None, validation_alias=AliasChoices("due_at", "expected_at"))
     sla_minutes: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
 
 
@@ -157,9 +157,9 @@ class ArrivalObservation(Input):
     detector: Literal["timeliness"]
     table_id: TableId
     timestamp: Timestamp = Field(validation_alias=AliasChoices("timestamp", "arrived_at", "last_arrival"))
-    value: Minutes = Field(0.0, validation_alias=AliasChoices("lag_minutes", "value"))
+    value: Minutes = Field(default=0.0, validation_alias=AliasChoices("lag_minutes", "value"))
     event_lag_minutes: Minutes | None = None
-    event_time: Timestamp | None = Field(None, validation_alias=AliasChoices("event_time", "last_event_time"))
+    event_time: Timestamp | None = Field(default=None, validation_alias=AliasChoices("event_time", "last_event_time"))
     status: Status = "ok"
 
     @model_validator(mode="after")

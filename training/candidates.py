@@ -1,0 +1,131 @@
+"""Rival models of one table: compared on the same held-out points, the best published, and promoted where that is earned.
+
+The same for every detector: what a family is, and which faults it is tried with, is the detector's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from shared.errors import InvalidRequest
+from shared.registry import Registry
+from training import evaluation
+from training.evaluation import Scores
+from training.series import FloatArray
+
+type Quality = Callable[[Scores], dict[str, Any]]  # figures, among them f1
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One family's model of one table with its figures; without a payload where it could not be trained or is not right."""
+
+    algorithm: str
+    figures: dict[str, Any]
+    payload: bytes | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    scores: Scores | None = None
+
+    def to_parts(self) -> dict[str, bytes]:
+        """The candidate as files: figures for people, the model, and what choosing needs."""
+        parts = {"json": json.dumps(self.figures).encode()}
+        if self.payload is not None and self.scores is not None:
+            choosing = {"card": self.card, "normal": _nulls(self.scores.normal), "faulty": _nulls(self.scores.faulty)}
+            # The figures last: they say that the candidate is complete.
+            parts = {"onnx": self.payload, "choosing": json.dumps(choosing).encode(), **parts}
+        return parts
+
+    @classmethod
+    def from_parts(cls, algorithm: str, parts: dict[str, bytes | None]) -> Candidate:
+        figures = json.loads(parts["json"] or b"{}")
+        if not parts.get("onnx"):
+            return cls(algorithm, figures)
+        choosing = json.loads(parts["choosing"] or b"{}")
+        normal, faulty = (np.array(choosing[name], np.float64) for name in ("normal", "faulty"))
+        return cls(algorithm, figures, parts["onnx"], choosing["card"], Scores(normal, faulty.reshape(len(normal), -1)))
+
+
+def quality(scores: Scores, faults: Sequence[str], threshold: float = 0.99) -> dict[str, Any]:
+    """Precision, recall, F1 and false positive rate at a threshold; recall is the mean over the kinds of fault."""
+    normal, counted = np.isfinite(scores.normal), np.isfinite(scores.faulty)
+    flagged = counted & (np.nan_to_num(scores.faulty) >= threshold)
+    kinds = {name: float(flagged[:, k].sum() / counted[:, k].sum()) for k, name in enumerate(faults) if counted[:, k].any()}
+    recall = float(np.mean(list(kinds.values()))) if kinds else 0.0
+    fpr = float((scores.normal[normal] >= threshold).mean()) if normal.any() else 0.0
+    hits, alarms = evaluation.PREVALENCE * recall, (1 - evaluation.PREVALENCE) * fpr
+    precision = hits / (hits + alarms) if hits + alarms else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return {"precision": round(precision, 3), "recall": round(recall, 3), "f1": round(f1, 3), "fpr": round(fpr, 4),
+            "basis": "injected", "points": int(normal.sum()), "faults": int(counted.sum()),
+            "recall_by_fault": {name: round(share, 3) for name, share in kinds.items()}}
+
+
+def compare(candidates: Sequence[Candidate], quality: Quality) -> list[Candidate]:
+    """The candidates with figures on the same points: what they agree to be an incident is no false alarm of anyone."""
+    able = [c for c in candidates if c.scores is not None]
+    together = evaluation.without_incidents([c.scores for c in able if c.scores is not None])
+    compared = {c.algorithm: _with_scores(c, scores, quality(scores)) for c, scores in zip(able, together, strict=True)}
+    return [compared.get(c.algorithm, c) for c in candidates]
+
+
+def choose(candidates: Sequence[Candidate], baseline: str, algorithm: str = "auto") -> Candidate:
+    """The one asked for, else the best by F1 on held-out points: the baseline unless it is beaten beyond noise.
+
+    Raises InvalidRequest where nothing could be trained.
+    """
+    able = [c for c in candidates if c.scores is not None and algorithm in ("auto", c.algorithm)]
+    if not able:
+        reasons = "; ".join(f"{c.algorithm}: {c.figures.get('error')}" for c in candidates if "error" in c.figures)
+        raise InvalidRequest(f"No model could be trained. {reasons}", "table_id")
+    first = next((c for c in able if c.algorithm == baseline), None)
+    if first is not None and first.scores is not None:
+        able = [c for c in able if c.scores is not None and evaluation.beats(c.scores, first.scores)] or [first]
+    return max(able, key=lambda c: c.figures["quality"]["f1"])
+
+
+def publish(best: Candidate, candidates: Sequence[Candidate], name: str, promote: Literal["if_better", "never", "always"],
+            registry: Registry) -> dict[str, Any]:
+    """Publishes the chosen candidate as a new version, promotes it where that is asked for and earned; the job's result."""
+    champion = registry.champion(name)
+    manifest = registry.publish(name, best.payload or b"", best.card)
+    reigning = registry.manifest(name, champion.version).card["algorithm"] if champion else None
+    promoted, reason = _decide(best, candidates, promote, reigning)
+    if promoted:
+        registry.promote(name, manifest.version, reason=reason)
+    return {
+        "model_name": name, "decision": "promoted" if promoted else "kept", "reason": reason,
+        "champion": manifest.version if promoted else champion and champion.version,
+        "previous_champion": champion and champion.version,
+        "challenger": {"version": manifest.version, "algorithm": best.algorithm, "quality": best.figures["quality"]},
+        "artifact": {"uri": f"{name}/{manifest.version}/model.onnx", "sha256": manifest.sha256, "bytes": manifest.size,
+                     "opset": 21},
+        "candidates": [c.figures for c in candidates],
+    }
+
+
+def _decide(best: Candidate, candidates: Sequence[Candidate], promote: str, reigning: str | None) -> tuple[bool, str]:
+    if promote == "never":
+        return False, "promote is never: published, not promoted"
+    if promote == "always" or reigning is None:
+        return True, "promote is always" if promote == "always" else "the table's first model"
+    rival = next((c for c in candidates if c.algorithm == reigning and c.scores is not None), None)
+    if rival is None or rival.algorithm == best.algorithm or best.scores is None or rival.scores is None:
+        return True, f"the champion's family, {reigning}, trained on newer data"
+    own, other = (c.figures["quality"]["f1"] for c in (best, rival))
+    told = f"{best.algorithm} has F1 {own} on held-out data, the champion's family {rival.algorithm} {other}"
+    return not evaluation.beats(rival.scores, best.scores), told
+
+
+def _with_scores(candidate: Candidate, scores: Scores, quality: dict[str, Any]) -> Candidate:
+    return replace(candidate, scores=scores, figures=candidate.figures | {"quality": quality},
+                   card=candidate.card | {"quality": quality})
+
+
+def _nulls(values: FloatArray) -> list[Any]:
+    return [None if math.isnan(v) else v for v in values.ravel().tolist()]
