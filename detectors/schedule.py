@@ -57,7 +57,7 @@ class Cron:
         dates = days.astype("datetime64[D]")
         months = dates.astype("datetime64[M]")
         of_month = (dates - months).astype(np.int64) + 1
-        left = ((months + 1).astype("datetime64[D]") - dates).astype(np.int64)
+        left = ((months + np.timedelta64(1, "M")).astype("datetime64[D]") - dates).astype(np.int64)
         weekday = (days + 3) % 7
         by_day = np.isin(of_month, fields.days) | ((left == 1) & fields.last_day)
         by_weekday = np.zeros(len(days), np.bool_)

@@ -18,7 +18,8 @@ BASELINE = ModelUse(name=None, version="1", algorithm="lag_filter")
 
 
 def answered(request: TimelinessRequest, case: Case, place: Place, finding: Finding, threshold: float) -> TimelinessAnswer:
-    late_after = place.due + place.slack + round(60 * finding.upper) if finding.upper is not None else None
+    limited = finding.upper is not None and (finding.judgement is not None or request.sla_minutes is not None)
+    late_after = place.due + place.slack + round(60 * (finding.upper or 0.0)) if limited else None
     message = words.timeliness(finding, place, late_after, case.timezone, request.sla_minutes)
     evaluated = finding.state not in (None, "pending")
     expected, value = finding.judgement.expected if finding.judgement else None, finding.value
@@ -27,7 +28,7 @@ def answered(request: TimelinessRequest, case: Case, place: Place, finding: Find
     used = len(place.before)
     return TimelinessAnswer(
         is_anomaly=finding.is_anomaly, severity=finding.severity,  # type: ignore[arg-type]
-        confidence=confidence_of(finding.score, finding.is_anomaly) if evaluated else 0.0,
+        confidence=finding.confidence,
         expected_range=(finding.lower, finding.upper), message=message,
         status="evaluated" if evaluated else "learning" if finding.state is None else "not_evaluated",
         reason=None if evaluated else message, table_id=request.table_id, request_id=request.request_id,

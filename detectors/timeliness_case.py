@@ -100,21 +100,21 @@ def days_away(holidays: Holidays, at: IntArray, as_of: int, zone: str) -> frozen
     return frozenset((first + np.flatnonzero(classes == calendar.HOLIDAY)).tolist())
 
 
-def expected(known: Schedule, at: IntArray, zone: str, away: frozenset[int], end: int) -> tuple[Dues, Matched, BoolArray]:
-    """Arrivals (q,) and until when -> the due times from the first on, what came for each, and which may stay away.
+def expected(known: Schedule, at: IntArray, zone: str, away: frozenset[int], start: int,
+             end: int) -> tuple[Dues, Matched, BoolArray]:
+    """Arrivals (q,) -> the due times around `start` and up to `end`, what came for each, and which may stay away.
 
     On a holiday a load may stay away, unless most holidays so far had one.
     """
     if isinstance(known, Interval):
         return _intervals(known, at, end)
-    start = int(at[0]) if len(at) else end
     dues = schedule.dues(known, start - 32 * DAY, end, zone, away)
     first = max(int(np.searchsorted(begins(dues), start, side="right")) - 1, 0) if len(dues.at) else 0
     dues = Dues(dues.at[first:], dues.slack[first:])
     matched = match(dues, at)
     days = clock.local(dues.at + dues.slack, zone) // DAY
     optional = np.isin(days, list(away))
-    past = optional & (dues.at <= (at[-1] if len(at) else start))
+    past = optional & (dues.at <= (at[-1] if len(at) else 0))
     if past.sum() >= 2 and np.isfinite(matched.lag[past]).mean() >= 0.5:
         optional[:] = False
     return dues, matched, optional
@@ -170,7 +170,7 @@ def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[i
     """None where nothing is due, ever again."""
     at, excluded = arrivals.at[-MATCHED:], arrivals.excluded[-MATCHED:]
     for days in AHEAD:
-        dues, matched, optional = expected(known, at, zone, away, as_of + days * DAY)
+        dues, matched, optional = expected(known, at, zone, away, int(at[0]) if len(at) else as_of, as_of + days * DAY)
         required = np.flatnonzero(~optional)
         if (dues.at[required] > as_of).sum() >= 2:
             break

@@ -28,7 +28,7 @@ class Finding:
     """A verdict in numbers, minutes after due. `state` and `judgement` are None where nothing can be said yet.
 
     `value` is None while nothing has come and nothing is late; `upper` and `lower` None where the range is open; `out` loads
-    are late and still out.
+    are late and still out; `breached` says that it is later than was agreed.
     """
 
     state: State | None
@@ -39,10 +39,18 @@ class Finding:
     score: float
     judgement: Judgement | None
     out: int = 0
+    breached: bool = False
 
     @property
     def severity(self) -> str:
         return "critical" if self.state == "stopped" else severity_of(self.score, self.is_anomaly)
+
+    @property
+    def confidence(self) -> float:
+        """0 without a verdict; an agreement is kept or it is not."""
+        if self.state is None or self.state == "pending":
+            return 0.0
+        return 1.0 if self.breached else confidence_of(self.score, self.is_anomaly)
 
 
 def threshold_of(request: TimelinessRequest, loads_a_month: float) -> float:
@@ -101,8 +109,10 @@ def find(place: Place, as_of: int, judgement: Judgement | None, threshold: float
         return Finding(None, False, value if arrived else None, None, _open(upper), 0.0, None)
     anomaly = state not in ("on_time", "pending")
     score = min(max(score, threshold), CERTAIN) if anomaly else min(score, math.nextafter(threshold, 0))
-    return Finding(state, anomaly, None if state == "pending" else value, _open(lower),
-                   _open(min(upper, value - 0.01) if state == "stopped" else upper), score, judgement, out)
+    breached = anomaly and request.sla_minutes is not None and value > request.sla_minutes
+    upper = min(upper, value - 0.01) if state == "stopped" else upper
+    return Finding(state, anomaly, None if state == "pending" else value, _open(lower), _open(upper), score, judgement, out,
+                   breached)
 
 
 def _range(judgement: Judgement | None, request: TimelinessRequest) -> tuple[float, float]:

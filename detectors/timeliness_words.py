@@ -43,11 +43,11 @@ def timeliness(finding: Finding, place: Place, late_after: int | None, zone: str
         return f"Nothing has arrived for {duration(value)}: {finding.out} loads are missing, the first was due {at}."
     if finding.out:
         text = f"Nothing has arrived {duration(value)} after due ({at}). {_usual(finding)}"
-        return text + (f" {finding.out} loads are missing." if finding.out > 1 else "")
-    text = f"Arrived {_after(value)} ({at}). {_usual(finding)}"
-    if sla is not None and value > sla:
-        return f"{text} Later than the agreed {duration(sla)}."
-    return f"{text} {({'late': 'Late', 'early': 'Early'}).get(finding.state or '', 'On time')}."
+        text += f" {finding.out} loads are missing." if finding.out > 1 else ""
+    else:
+        told = {"late": "Late", "early": "Early"}.get(finding.state, "On time")
+        text = f"Arrived {_after(value)} ({at}). {_usual(finding)} {told}."
+    return text + (f" Agreed are {duration(sla or 0.0)} at most." if finding.breached else "")
 
 
 def _usual(finding: Finding) -> str:
@@ -67,4 +67,6 @@ def stale(lag: float, expected: float, upper: float) -> str:
 
 
 def _after(minutes: float) -> str:
+    if abs(minutes) < 0.5:
+        return "right when due"
     return f"{duration(minutes)} {'after' if minutes >= 0 else 'before'} due"

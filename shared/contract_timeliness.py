@@ -44,7 +44,7 @@ type CronText = Annotated[str, Field(max_length=200), BeforeValidator(_cron)]
 class Arrival(Input):
     """One earlier load: when it came, or when it was due and by how many minutes it missed that (null: it never came)."""
 
-    timestamp: Timestamp | None = Field(default=None, validation_alias=AliasChoices("timestamp", "arrived_at", "last_arrival"))
+    timestamp: Timestamp | None = Field(default=None, validation_alias=AliasChoices("timestamp", "arrived_at"))
     event_time: Timestamp | None = Field(default=None, validation_alias=AliasChoices("event_time", "last_event_time"))
     due_at: Timestamp | None = Field(default=None, validation_alias=AliasChoices("due_at", "expected_at"))
     lag_minutes: Minutes | None = Field(default=None, validation_alias=AliasChoices("lag_minutes", "value"))

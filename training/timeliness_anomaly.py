@@ -91,7 +91,7 @@ def _against_dues(
     away = days_away(request.holidays, known.at, last, zone)
     keeps = schedule.parse(request.schedule.cron) if request.schedule else learn(known.at, zone, away)
     if keeps is not None:
-        dues, matched, optional = expected(keeps, known.at, zone, away, last + 2 * DAY)
+        dues, matched, optional = expected(keeps, known.at, zone, away, int(known.at[0]), last + 2 * DAY)
         met = np.flatnonzero(matched.arrival >= 0)
         learnt = met[~known.excluded[matched.arrival[met]]]
         missing = int(((matched.arrival < 0) & ~optional)[met[0] : met[-1]].sum()) if len(met) else 0
