@@ -99,9 +99,9 @@ def _severity(score: float, anomaly: bool, value: float) -> str:
 def _confidence(score: float, anomaly: bool) -> float:
     """The probability that the verdict is right.
 
-    A tail probability p = 1 - score is worth a Bayes factor of 1 / (4 p) against normal, and tables have about one incident a
-    month. On 17 real tables this said .54, .79, .96 and 1.00 of what was flagged at .99, .995, .999 and .9999, where .54, .78,
-    .73 and .97 were faults, and .97 of what was not, where .975 was normal.
+    A tail probability p = 1 - score is worth a Bayes factor of 1 / (4 p) against normal, and tables have about one incident
+    a month. On 17 real tables this said .54, .79, .96 and 1.00 of what was flagged from .99, .995, .999 and .9999 on, where
+    .54, .78, .73 and .97 were faults, and .97 of what was not flagged, where .975 was normal.
     """
     factor = 1 / (4 * max(1 - score, 1e-9))
     posterior = PRIOR * factor / (1 - PRIOR + PRIOR * factor)
