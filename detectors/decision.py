@@ -105,4 +105,5 @@ def _confidence(score: float, anomaly: bool) -> float:
     """
     factor = 1 / (4 * max(1 - score, 1e-9))
     posterior = PRIOR * factor / (1 - PRIOR + PRIOR * factor)
-    return round(posterior if anomaly else 1 - posterior, 4)
+    # Nothing is certain: never more than .9999.
+    return min(round(posterior if anomaly else 1 - posterior, 4), 0.9999)
