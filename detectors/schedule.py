@@ -150,9 +150,12 @@ _KINDS: dict[str, type[Any]] = {"cron": Cron, "weekly": Weekly, "every": EveryDa
 
 
 def to_json(schedule: Schedule) -> dict[str, Any]:
-    """As a model's card keeps it."""
+    """As a model's card keeps it: lists, no tuples."""
     kind = next(name for name, of in _KINDS.items() if isinstance(schedule, of))
-    return {"kind": kind, **asdict(schedule)}  # type: ignore[call-overload]
+    fields: dict[str, Any] = asdict(schedule)  # type: ignore[call-overload]
+    if kind == "weekly":
+        fields["times"] = [list(time) for time in fields["times"]]
+    return {"kind": kind, **fields}
 
 
 def from_json(card: Mapping[str, Any]) -> Schedule:

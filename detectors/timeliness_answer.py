@@ -23,8 +23,6 @@ def answered(request: TimelinessRequest, case: Case, place: Place, finding: Find
     message = words.timeliness(finding, place, late_after, case.timezone, request.sla_minutes)
     evaluated = finding.state not in (None, "pending")
     expected, value = finding.judgement.expected if finding.judgement else None, finding.value
-    latest = case.arrivals.at[-1:]
-    event_lag = case.arrivals.event_lag[case.arrivals.event_at == latest] if len(latest) else latest
     used = len(place.before)
     return TimelinessAnswer(
         is_anomaly=finding.is_anomaly, severity=finding.severity,  # type: ignore[arg-type]
@@ -36,9 +34,9 @@ def answered(request: TimelinessRequest, case: Case, place: Place, finding: Find
         expected_value=None if expected is None else round(expected, 2),
         deviation=_deviation((value or 0.0) - (expected or 0.0), finding.score, threshold) if evaluated else None,
         due_at=_stamp(place.due), late_after=_stamp(late_after),
-        last_arrival=_stamp(int(latest[0]) if len(latest) else None),
-        last_lag_minutes=place.last_lag, expected_next_arrival=_stamp(_next(place, finding)), missing_loads=finding.out,
-        sla_minutes=request.sla_minutes, event_lag_minutes=round(float(event_lag[0]), 2) if len(event_lag) else None,
+        last_arrival=_stamp(case.arrivals.latest), last_lag_minutes=place.last_lag,
+        expected_next_arrival=_stamp(_next(place, finding)), missing_loads=finding.out,
+        sla_minutes=request.sla_minutes, event_lag_minutes=case.arrivals.latest_event_lag,
         schedule=case.schedule, model=BASELINE,
         history=HistoryUse(points=len(case.arrivals.at) + len(case.arrivals.lags), used=used,
                            excluded=int(case.arrivals.excluded.sum()), missing=place.missing),
@@ -57,7 +55,8 @@ def silent(request: TimelinessRequest, case: Case) -> TimelinessAnswer:
     return TimelinessAnswer(
         is_anomaly=False, severity="none", confidence=0.0, expected_range=(None, None), message=reason, status="learning",
         reason=reason, table_id=request.table_id, request_id=request.request_id, timestamp=_stamp(case.as_of),
-        last_arrival=_stamp(int(case.arrivals.at[-1]) if points else None), sla_minutes=request.sla_minutes,
+        last_arrival=_stamp(case.arrivals.latest), sla_minutes=request.sla_minutes,
+        event_lag_minutes=case.arrivals.latest_event_lag,
         schedule=case.schedule, model=BASELINE,
         history=HistoryUse(points=points, used=0, excluded=int(case.arrivals.excluded.sum()), missing=0),
     )

@@ -39,6 +39,17 @@ class Arrivals:
     event_lag: FloatArray
     warnings: tuple[str, ...] = ()
 
+    @property
+    def latest(self) -> int | None:
+        """UTC seconds of the newest arrival."""
+        return int(self.at[-1]) if len(self.at) else None
+
+    @property
+    def latest_event_lag(self) -> float | None:
+        """Minutes from the newest event to the newest arrival, where they are known."""
+        known = len(self.event_at) and self.event_at[-1] == self.latest
+        return round(float(self.event_lag[-1]), 2) if known else None
+
 
 def gather(entries: Sequence[Entry], latest: Arrival | None, stored: Series | None, events: Series | None, zone: str,
            until: int) -> Arrivals:
