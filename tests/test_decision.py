@@ -43,13 +43,13 @@ class DistanceFromYesterday:
     window: int = 7
 
     def context(self, xp: Any, time: Any, history: Any, holiday: Any) -> Any:
-        return xp.log(1.0 + history[:, -1])
+        return xp.log(1.0 + history[:, -1:])
 
     def centre(self, xp: Any, context: Any) -> tuple[Any, Any]:
         return context + 0.02, 0.0 * context + 0.05
 
     def raw(self, xp: Any, context: Any, level: Any) -> Any:
-        distance = xp.abs(level - context[:, None]) / 0.05
+        distance = xp.abs(level - context) / 0.05
         return xp.where(distance < 1e-9, 9.0, distance)
 
 

@@ -66,13 +66,16 @@ class Calibration:
         return cls(knots, surprises, mean * (1.0 - index), index + 1.0 / exceedances)
 
     def score(self, xp: Any, raw: Any) -> Any:
-        """(n,) raw -> (n,) score in [0, 1], in the array namespace `xp`. NaN stays NaN."""
+        """Raw scores of any shape -> scores in [0, 1], in the array namespace `xp`. NaN stays NaN."""
+        return 1.0 - xp.exp(-self.surprise(xp, raw))
+
+    def surprise(self, xp: Any, raw: Any) -> Any:
+        """Raw scores of any shape -> -ln of the tail probability, from 0 without end."""
         knots = xp.asarray(self.knots)
-        pieces = xp.minimum(xp.maximum(raw[:, None] - knots[:-1], 0.0), knots[1:] - knots[:-1])
+        pieces = xp.minimum(xp.maximum(raw[..., None] - knots[:-1], 0.0), knots[1:] - knots[:-1])
         beyond = xp.maximum(raw - float(self.knots[-1]), 0.0)
         slopes = xp.asarray(np.diff(self.surprises) / np.diff(self.knots))
-        surprise = xp.sum(pieces * slopes, axis=1) + xp.log(1.0 + beyond * (self.shape / self.scale)) / self.shape
-        return 1.0 - xp.exp(-surprise)
+        return xp.sum(pieces * slopes, axis=-1) + xp.log(1.0 + beyond * (self.shape / self.scale)) / self.shape
 
     def inverse(self, xp: Any, score: Any) -> Any:
         """(n,) score -> (n,) the raw score that has it: the first knot for 0 and less, inf for 1."""

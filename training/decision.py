@@ -20,7 +20,8 @@ IR_VERSION = 10
 PROBE_THRESHOLD = 0.99
 SPIKE = 5.0  # times the usual, in the probe
 ASIDE = 1e-9  # relative distance between a value and a bound that excludes it
-STEPS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)  # in spreads, either side: where a scorer's bounds are searched
+STEPS = (0.0, 0.8, 1.6, 2.4, 3.5, 5.5, 10.0)  # in spreads, either side: where a scorer's bounds are searched
+FLAT = 1e-12  # the smallest rise of surprise between two steps
 
 
 class Forecaster(Protocol):
@@ -45,7 +46,7 @@ class Scorer(Protocol):
         ...
 
     def centre(self, xp: Any, context: Any) -> tuple[Any, Any]:
-        """-> (n,) the most usual log1p(rows) and (n,) its spread; NaN where nothing is known."""
+        """-> (n, 1) the most usual log1p(rows) and (n, 1) its spread; NaN where nothing is known."""
         ...
 
     def raw(self, xp: Any, context: Any, level: Any) -> Any:
@@ -62,8 +63,9 @@ def forecaster_scores(fitted: Forecaster, inputs: Mapping[str, Any]) -> FloatArr
 
 def scorer_scores(fitted: Scorer, inputs: Mapping[str, Any]) -> FloatArray:
     """(n,) raw scores of the rows that `judged` laid out: what a calibration is fitted to."""
-    context = fitted.context(np, inputs["time"], inputs["history"], inputs["holiday"])
-    raw: FloatArray = fitted.raw(np, context, _log1p(np, inputs["value"])[:, None])[:, 0]
+    with np.errstate(invalid="ignore"):  # 0 / 0 of an empty history is the NaN it should be
+        context = fitted.context(np, inputs["time"], inputs["history"], inputs["holiday"])
+        raw: FloatArray = fitted.raw(np, context, np.log1p(inputs["value"])[:, None])[:, 0]
     return raw
 
 
@@ -92,34 +94,31 @@ def export_scorer(fitted: Scorer, calibration: Calibration, series: TrainingSeri
     A bound between two grid points is interpolated; then the judged value's own score has the last word, so that it is
     outside the bounds exactly when its score reaches the threshold. Bounds end with the grid, ten spreads away.
     """
-    below, above = -np.asarray(STEPS)[None, :], np.asarray(STEPS)[None, :]
+    sides = np.array([[-1.0, 1.0]])
 
     def decide(xp: Any, time: Any, history: Any, holiday: Any, value: Any, threshold: Any) -> dict[str, Any]:
+        outwards, value = xp.asarray(sides), value[:, None]
         context = fitted.context(xp, time, history, holiday)
-        middle, spread = (part[:, None] for part in fitted.centre(xp, context))
-        level = xp.concat(
-            [
-                _log1p(xp, value)[:, None],
-                middle,
-                xp.maximum(middle + spread * xp.asarray(below), 0.0),
-                middle + spread * xp.asarray(above),
-            ],
-            axis=1,
-        )
-        raw = fitted.raw(xp, context, level)
-        score = calibration.score(xp, raw[:, 0])
-        limit = calibration.inverse(xp, threshold)[:, None]
-        split = 2 + len(STEPS)
-        rising = xp.concat([raw[:, 1:2], raw[:, split:]], axis=1)
-        lower = _expm1(xp, _edge(xp, level[:, 1:split], raw[:, 1:split], limit))
-        upper = _expm1(xp, _edge(xp, xp.concat([middle, level[:, split:]], axis=1), rising, limit))
-        expected = _expm1(xp, middle[:, 0])
+        middle, spread = fitted.centre(xp, context)
+        grid = xp.maximum(middle + spread * xp.asarray(np.outer(sides, STEPS).reshape(1, -1)), 0.0)
+        raw = fitted.raw(xp, context, xp.concat([xp.log(1.0 + value), grid], axis=1))
+        surprise = calibration.surprise(xp, raw)
+        limit = -xp.log(1.0 - threshold)[:, None]
+        reach = _reach(xp, xp.reshape(surprise[:, 1:], (-1, 2, len(STEPS))), limit[:, :, None])
+        own, expected = surprise[:, :1], xp.exp(middle) - 1.0
 
-        anomalous, high = score >= threshold, value >= expected
-        aside = ASIDE * xp.maximum(value, 1.0)
-        lower = xp.where(anomalous, xp.where(high, lower, xp.maximum(lower, value + aside)), xp.minimum(lower, value))
-        upper = xp.where(anomalous, xp.where(high, xp.minimum(upper, value - aside), upper), xp.maximum(upper, value))
-        return {"expected": expected, "lower": lower, "upper": upper, "score": score}
+        # Seen from the centre: both bounds outwards, and so the value.
+        bounds = (xp.exp(middle + spread * reach * outwards) - 1.0) * outwards
+        out = value * outwards
+        own_side = (value >= expected) == xp.asarray(sides > 0.0)
+        inside = xp.where(own_side, xp.minimum(bounds, out - ASIDE * xp.maximum(value, 1.0)), bounds)
+        bounds = xp.where(own >= limit, inside, xp.maximum(bounds, out)) * outwards
+        return {
+            "expected": expected[:, 0],
+            "lower": bounds[:, 0],
+            "upper": bounds[:, 1],
+            "score": 1.0 - xp.exp(-own[:, 0]),
+        }
 
     return build(decide, series, card)
 
@@ -201,19 +200,9 @@ def _deviation(xp: Any, value: Any, expected: Any, below: Any, above: Any) -> An
     return xp.abs(distance) / xp.where(distance < 0.0, below, above)
 
 
-def _edge(xp: Any, level: Any, raw: Any, limit: Any) -> Any:
-    """(n, g) levels away from the centre, their raw scores, (n, 1) limit -> (n,) where the raw score first reaches it."""
-    outside = xp.astype(raw[:, :-1] >= limit, xp.float64)
-    reached = xp.astype(xp.cumulative_sum(outside, axis=1) < 0.5, xp.float64)
-    rise = raw[:, 1:] - raw[:, :-1]
-    crossing = (limit - raw[:, :-1]) / xp.where(rise > 0.0, rise, 1.0)
-    share = xp.where(raw[:, 1:] >= limit, crossing, 1.0)
-    return level[:, 0] + xp.sum(reached * share * (level[:, 1:] - level[:, :-1]), axis=1)
-
-
-def _log1p(xp: Any, value: Any) -> Any:
-    return xp.log(1.0 + value)
-
-
-def _expm1(xp: Any, level: Any) -> Any:
-    return xp.exp(level) - 1.0
+def _reach(xp: Any, surprise: Any, limit: Any) -> Any:
+    """(n, 2, g) surprise at STEPS on both sides of the centre, (n, 1, 1) limit -> (n, 2) spreads to where it is reached."""
+    inside = xp.cumulative_sum(xp.astype(surprise >= limit, xp.float64), axis=2)[:, :, :-1] < 0.5
+    rise = xp.maximum(surprise[:, :, 1:] - surprise[:, :, :-1], FLAT)
+    share = xp.minimum((limit - surprise[:, :, :-1]) / rise, 1.0)
+    return xp.sum(xp.where(inside, share, 0.0) * xp.asarray(np.diff(STEPS)), axis=2)
