@@ -223,20 +223,6 @@ def test_noting_and_forgetting_what_is_not_in_memory_is_fine(catalogue):
     assert len(catalogue.series("volume", "orders").seconds) == 0
 
 
-def test_a_warm_answer_costs_microseconds(catalogue):
-    promote(catalogue, 2.0)
-    catalogue.history.record("volume", "orders", points(*range(400)))
-    catalogue.model(NAME)
-    catalogue.series("volume", "orders", NOON)
-
-    began = time.perf_counter()
-    for _ in range(2000):
-        catalogue.model(NAME)
-        catalogue.series("volume", "orders", NOON)
-
-    assert (time.perf_counter() - began) / 2000 < 100e-6
-
-
 # Storage that is down
 
 

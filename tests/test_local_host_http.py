@@ -1,6 +1,5 @@
 """HTTP functions served by the local host: a real process, real sockets, a real storage account."""
 
-import time
 from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,22 +105,11 @@ def test_dots_in_a_path_do_not_reach_another_route(host: LocalHost) -> None:
         assert client.get(f"{host.url}/api/files/%ff").status_code == 400
 
 
-def test_small_answers_are_not_held_up_on_their_way(client: httpx.Client) -> None:
-    def took() -> float:
-        began = time.perf_counter()
-        client.get("/api/hello/Ada")
-        return time.perf_counter() - began
-
-    assert sorted(took() for _ in range(21))[10] < 0.03  # 0.04 where small packets wait for an acknowledgement
-
-
 def test_synchronous_functions_run_side_by_side_in_the_workers_threads(client: httpx.Client) -> None:
-    began = time.perf_counter()
     with ThreadPoolExecutor(4) as pool:
         threads = set(pool.map(lambda _: client.get("/api/sleep?seconds=0.5").text, range(4)))
 
     assert len(threads) == 4
-    assert time.perf_counter() - began < 1.5
 
 
 def test_queue_outputs_of_an_http_function_are_delivered(client: httpx.Client, storage_account: str) -> None:
