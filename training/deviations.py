@@ -21,6 +21,7 @@ FEWEST = 10  # known buckets in the window, and two seasons, without which nothi
 FLOOR = 0.02  # smallest spread in log1p(rows): nobody asks about 2 %
 CLIP = 3.0  # spreads beyond which a bucket stops pulling the level
 ROOT = 1.479  # standard deviation over the squared mean root of a normal distribution's absolute value
+STALE = 0.01  # share of its information that a level keeps at least, however long ago the last bucket is known
 SAME = 1e-9  # log1p of equal counts differs by rounding only
 FAULTY = 0.2  # share of exact repeats that is no news: so many would be faults
 ABSENT = 1e6  # stands for unknown in a sorted list: above any log1p(rows)
@@ -102,7 +103,7 @@ class Deviations:
         if self.usual is not None:
             spread = xp.sqrt(spread * xp.asarray(self.usual))
         informed = mass[:, :, -1] / xp.asarray(weight.sum(axis=1))
-        spread = spread * (1.0 + xp.astype(holiday[:, -1:], xp.float64)) / xp.sqrt(informed)
+        spread = spread * (1.0 + xp.astype(holiday[:, -1:], xp.float64)) / xp.sqrt(xp.maximum(informed, STALE))
         expected = xp.where(total[:, :, 0] < float(max(FEWEST, 2 * slots)), xp.nan, expected)
         return Context(expected, spread, y[:, -1:])
 
