@@ -34,7 +34,9 @@ class Dues(NamedTuple):
 
 
 class Schedule(Protocol):
-    """Knows which minutes of local days a load is due."""
+    """Knows which minutes of local days a load is due. Hashable: what follows from it is remembered."""
+
+    def __hash__(self) -> int: ...
 
     def minutes(self, days: IntArray, away: BoolArray) -> IntArray:
         """(d,) consecutive day buckets and which of them are holidays -> local minutes since 1970, increasing."""

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors import calendar, clock, schedule
-from detectors.arrivals import EARLY_SHARE, Matched, begins, match
+from detectors.arrivals import EARLY_SHARE
 from detectors.context import calendar_of
+from detectors.due_times import MONTH, remembered
 from detectors.lags import WINDOW, accepted_from
-from detectors.schedule import DAY, Dues, Interval, Schedule
-from detectors.schedule_learning import learn, whole_loads
+from detectors.schedule import DAY, Schedule
+from detectors.schedule_learning import learn
 from detectors.timeliness_history import NONE, Arrivals, gather, seconds
 from shared.contract import Holidays
 from shared.contract_timeliness import Arrival, ScheduleUse, TimelinessRequest
@@ -28,13 +29,11 @@ from shared.history import Series
 
 type FloatArray = NDArray[np.float64]
 type IntArray = NDArray[np.int64]
-type BoolArray = NDArray[np.bool_]
 
 MATCHED = WINDOW + 40  # the latest arrivals, which are matched with their due times
 LEARNT_FROM = 6000  # the latest arrivals, which a schedule is learnt from
 CLOCK_SKEW = 600  # seconds by which an arrival may be newer than the clock of who asks
 AHEAD = (15, 70, 800, 3000)  # days within which the next two due times are looked for
-MONTH = 30.44 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +99,6 @@ def days_away(holidays: Holidays, at: IntArray, as_of: int, zone: str) -> frozen
     return frozenset((first + np.flatnonzero(classes == calendar.HOLIDAY)).tolist())
 
 
-def expected(known: Schedule, at: IntArray, zone: str, away: frozenset[int], start: int,
-             end: int) -> tuple[Dues, Matched, BoolArray]:
-    """Arrivals (q,) -> the due times around `start` and up to `end`, what came for each, and which may stay away.
-
-    On a holiday a load may stay away, unless most holidays so far had one.
-    """
-    if isinstance(known, Interval):
-        return _intervals(known, at, end)
-    dues = schedule.dues(known, start - 32 * DAY, end, zone, away)
-    first = max(int(np.searchsorted(begins(dues), start, side="right")) - 1, 0) if len(dues.at) else 0
-    dues = Dues(dues.at[first:], dues.slack[first:])
-    matched = match(dues, at)
-    days = clock.local(dues.at + dues.slack, zone) // DAY
-    optional = np.isin(days, list(away))
-    past = optional & (dues.at <= (at[-1] if len(at) else 0))
-    if past.sum() >= 2 and np.isfinite(matched.lag[past]).mean() >= 0.5:
-        optional[:] = False
-    return dues, matched, optional
-
-
 def _as_of(request: TimelinessRequest, zone: str, now: datetime) -> int:
     asked = request.as_of or request.timestamp
     as_of = seconds(asked, zone) if asked else int(now.timestamp())
@@ -154,50 +133,33 @@ def _learnt(at: bytes, zone: str, away: frozenset[int]) -> Schedule | None:
     return learn(np.frombuffer(at, np.int64), zone, away)
 
 
-def _intervals(known: Interval, at: IntArray, end: int) -> tuple[Dues, Matched, BoolArray]:
-    gap = round(60 * known.gap)
-    came = np.flatnonzero(whole_loads(at / 60.0))
-    last = int(at[came[-1]]) if len(came) else end
-    ahead = last + gap * np.arange(1, max((end - last) // gap, 2) + 1)
-    due = np.concatenate([at[came[:-1]] + gap, ahead])
-    matched = Matched(np.full(len(due), np.nan), np.full(len(due), -1))
-    matched.lag[: len(came) - 1] = np.diff(at[came]) / 60.0 - known.gap
-    matched.arrival[: len(came) - 1] = came[1:]
-    return Dues(due, np.zeros_like(due)), matched, np.zeros(len(due), np.bool_)
-
-
 def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[int], as_of: int) -> Place | None:
-    """None where nothing is due, ever again."""
+    """The last load that came, or the one after it once that is about to come. None where nothing is due, ever again."""
     at, excluded = arrivals.at[-MATCHED:], arrivals.excluded[-MATCHED:]
+    start = int(at[0]) if len(at) else as_of
     for days in AHEAD:
-        dues, matched, optional = expected(known, at, zone, away, int(at[0]) if len(at) else as_of, as_of + days * DAY)
-        required = np.flatnonzero(~optional)
-        if (dues.at[required] > as_of).sum() >= 2:
+        due = remembered(known, at.tobytes(), zone, away, start, (as_of // DAY + 1 + days) * DAY)
+        if (due.at[due.required] > as_of).sum() >= 2:
             break
     else:
         return None
-    met = np.flatnonzero(matched.arrival >= 0)
-    usual = float(np.median(matched.lag[met])) if len(met) else 0.0
-    begun = required[begins(dues, usual)[required] <= as_of]
-    if len(met):
-        after = required[required > met[-1]]
-        index = after[0] if after[0] in begun else met[-1]
-    else:
-        index = begun[-1] if len(begun) else required[0]
-        after = required[required >= index]
-    waiting = matched.arrival[index] < 0
-    out = after[dues.at[after] <= as_of] if waiting else after[:0]
-    coming = after[dues.at[after] + 60 * usual > as_of]
-    learnt = met[met < index]
-    learnt = learnt[~excluded[matched.arrival[learnt]]]
-    missing = required[(required > (met[0] if len(met) else index)) & (required < index)]
-    per_second = (len(required) - 1) / (dues.at[required[-1]] - dues.at[required[0]])
+    last = int(due.met[-1]) if len(due.met) else -1
+    coming = due.required[due.required > last]
+    begun = coming[due.begun[coming] <= as_of]
+    # Where nothing ever came, what was due long before anybody asked is not missing.
+    first = int(coming[0]) if last < 0 else last
+    index = int(begun[0 if last >= 0 else -1]) if len(begun) else first
+    out = coming[(coming >= index) & (due.at[coming] <= as_of)] if index != last else coming[:0]
+    ahead = coming[due.at[coming] + 60 * due.usual > as_of]
+    learnt = due.met[due.met < index]
+    learnt = learnt[~excluded[due.arrival[learnt]]]
+    gone = due.required[(due.required > (due.met[0] if last >= 0 else index)) & (due.required < index)]
     return _place(
-        arrivals.lags, matched.lag[learnt], clock.local(dues.at[np.append(learnt, index)], zone) // clock.HOUR,
-        due=int(dues.at[index]), slack=int(dues.slack[index]), lag=float(matched.lag[index]), out=dues.at[out],
-        coming=int(dues.at[coming[0]]) if len(coming) else None,
-        missing=int((matched.arrival[missing] < 0).sum()), loads_a_month=float(per_second * MONTH),
-        last_lag=round(float(at[-1] - dues.at[met[-1]]) / 60.0, 2) if len(met) else None,
+        arrivals.lags, due.lag[learnt], due.hours[np.append(learnt, index)],
+        due=int(due.at[index]), slack=int(due.slack[index]), lag=float(due.lag[index]), out=due.at[out],
+        coming=int(due.at[ahead[0]]) if len(ahead) else None, missing=int((due.arrival[gone] < 0).sum()),
+        loads_a_month=due.loads_a_month,
+        last_lag=round(float(at[-1] - due.at[last]) / 60.0, 2) if last >= 0 else None,
     )
 
 
@@ -228,5 +190,10 @@ def _place(plain: FloatArray, lags: FloatArray, hours: IntArray, **own: Any) -> 
     plain = plain[np.isfinite(plain)]
     before = np.concatenate([plain, lags])[-MATCHED:]
     hours = np.concatenate([np.full(len(plain), hours[-1]), hours])[-len(before) - 1 :]
-    start = accepted_from(before)
+    start = _accepted_from(before.tobytes())
     return Place(before=before[start:], hours=hours[start:], **own)
+
+
+@lru_cache(maxsize=256)
+def _accepted_from(before: bytes) -> int:
+    return accepted_from(np.frombuffer(before))

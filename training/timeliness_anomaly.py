@@ -14,11 +14,12 @@ import numpy as np
 
 from detectors import clock, schedule
 from detectors.artefact import SCHEMA
+from detectors.due_times import due_times
 from detectors.lags import WINDOW, accepted_from
 from detectors.schedule import DAY
 from detectors.schedule_learning import learn
 from detectors.timeliness import model_name
-from detectors.timeliness_case import days_away, expected
+from detectors.timeliness_case import days_away
 from detectors.timeliness_history import NONE, Arrivals, gather
 from shared.contract_timeliness import TimelinessAlgorithm, TimelinessTrainRequest
 from shared.errors import InvalidRequest
@@ -91,11 +92,11 @@ def _against_dues(
     away = days_away(request.holidays, known.at, last, zone)
     keeps = schedule.parse(request.schedule.cron) if request.schedule else learn(known.at, zone, away)
     if keeps is not None:
-        dues, matched, optional = expected(keeps, known.at, zone, away, int(known.at[0]), last + 2 * DAY)
-        met = np.flatnonzero(matched.arrival >= 0)
-        learnt = met[~known.excluded[matched.arrival[met]]]
-        missing = int(((matched.arrival < 0) & ~optional)[met[0] : met[-1]].sum()) if len(met) else 0
-        return schedule.to_json(keeps), dues.at[learnt], matched.lag[learnt], missing
+        due = due_times(keeps, known.at, zone, away, int(known.at[0]), last + 2 * DAY)
+        learnt = due.met[~known.excluded[due.arrival[due.met]]]
+        due_so_far = due.required[np.isin(due.required, np.arange(*due.met[[0, -1]]))] if len(due.met) else due.met
+        missing = int((due.arrival[due_so_far] < 0).sum())
+        return schedule.to_json(keeps), due.at[learnt], due.lag[learnt], missing
     told = (known.due != NONE) & ~known.excluded
     if not told.any():
         raise InvalidRequest(f"{len(known.at)} arrivals show no schedule: give schedule.cron, or load more.", "schedule")
