@@ -75,7 +75,7 @@ def due_times(known: Schedule, arrivals: IntArray, zone: str, away: frozenset[in
 
 def _intervals(known: Interval, arrivals: IntArray, end: int) -> tuple[Dues, Matched]:
     """Each load is due a gap after the one before it; after the last one, a gap after each other."""
-    gap = round(60 * known.gap)
+    gap = max(round(60 * known.gap), 1)
     came = np.flatnonzero(whole_loads(arrivals / 60.0))
     last = int(arrivals[came[-1]]) if len(came) else end
     ahead = last + gap * np.arange(1, max((end - last) // gap, 2) + 1)

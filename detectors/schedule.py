@@ -18,6 +18,7 @@ type BoolArray = NDArray[np.bool_]
 
 DAY = 86_400
 DAY_MINUTES = 1440
+FOUR_YEARS = np.arange(730, 730 + 1461)  # 1972 to 1975
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _ENDINGS = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd", 31: "st"}
 ANCHORS = ("working_day", "last_working_day", "day", "last_day")
@@ -169,6 +170,14 @@ def from_json(card: Mapping[str, Any]) -> Schedule:
     return schedule
 
 
+@lru_cache(maxsize=256)
+def loads_a_day(schedule: Schedule) -> float:
+    """On average over four years."""
+    if isinstance(schedule, Interval):
+        return DAY_MINUTES / schedule.gap
+    return len(schedule.minutes(FOUR_YEARS, np.zeros(len(FOUR_YEARS), np.bool_))) / len(FOUR_YEARS)
+
+
 def dues(schedule: Schedule, start: int, end: int, timezone: str, holidays: frozenset[int] = frozenset()) -> Dues:
     """The moments from UTC second `start` to `end`; `holidays` are day buckets."""
     first, last = calendar.buckets(np.array([start - DAY, end + DAY]), timezone)
@@ -211,8 +220,8 @@ class _Fields(NamedTuple):
 
 def parse(text: str) -> Cron:
     """Raises ValueError where it is no cron expression, or one that is never due."""
-    cron, four_years = Cron(text.strip()), np.arange(4 * 366)
-    if not len(cron.minutes(four_years, np.zeros(len(four_years), np.bool_))):
+    cron = Cron(text.strip())
+    if not loads_a_day(cron):
         raise ValueError(f"{text!r} is never due")
     return cron
 

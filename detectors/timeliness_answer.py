@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 
 from detectors import timeliness_words as words
 from detectors.lags import FEWEST, accepted_from
@@ -103,4 +102,4 @@ def _next(place: Place, finding: Finding) -> int | None:
 
 
 def _stamp(second: int | None) -> str | None:
-    return None if second is None else datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
+    return None if second is None else words.moment(second).isoformat().replace("+00:00", "Z")

@@ -32,6 +32,7 @@ type IntArray = NDArray[np.int64]
 
 MATCHED = WINDOW + 40  # the latest arrivals, which are matched with their due times
 LEARNT_FROM = 6000  # the latest arrivals, which a schedule is learnt from
+LONGEST = 20_000  # due times without a load, after which nobody expects the next one
 CLOCK_SKEW = 600  # seconds by which an arrival may be newer than the clock of who asks
 AHEAD = (15, 70, 800, 3000)  # days within which the next two due times are looked for
 
@@ -136,7 +137,10 @@ def _learnt(at: bytes, zone: str, away: frozenset[int]) -> Schedule | None:
 def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[int], as_of: int) -> Place | None:
     """The last load that came, or the one after it once that is about to come. None where nothing is due, ever again."""
     at, excluded = arrivals.at[-MATCHED:], arrivals.excluded[-MATCHED:]
-    start = int(at[0]) if len(at) else as_of
+    longest = round(LONGEST / schedule.loads_a_day(known) * DAY)
+    given_up = bool(len(at)) and as_of > at[-1] + longest
+    as_of = int(at[-1]) + longest if given_up else as_of
+    start = max(int(at[0]), as_of - 2 * longest) if len(at) else as_of
     for days in AHEAD:
         due = remembered(known, at.tobytes(), zone, away, start, (as_of // DAY + 1 + days) * DAY)
         if (due.at[due.required] > as_of).sum() >= 2:
@@ -150,7 +154,7 @@ def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[i
     first = int(coming[0]) if last < 0 else last
     index = int(begun[0 if last >= 0 else -1]) if len(begun) else first
     out = coming[(coming >= index) & (due.at[coming] <= as_of)] if index != last else coming[:0]
-    ahead = coming[due.at[coming] + 60 * due.usual > as_of]
+    ahead = coming[due.at[coming] + 60 * due.usual > as_of][: 0 if given_up else None]
     learnt = due.met[due.met < index]
     learnt = learnt[~excluded[due.arrival[learnt]]]
     gone = due.required[(due.required > (due.met[0] if last >= 0 else index)) & (due.required < index)]

@@ -11,6 +11,7 @@ from detectors.timeliness_case import Place
 from detectors.timeliness_verdict import Finding
 
 DAY, HOUR = 1440, 60
+LAST = 253_402_128_000  # a day before the year 10000
 
 
 def duration(minutes: float) -> str:
@@ -26,7 +27,12 @@ def duration(minutes: float) -> str:
 
 def clock(second: int, zone: str) -> str:
     """UTC seconds -> Mon 2026-09-21 02:30 in the table's own time."""
-    return datetime.fromtimestamp(second, UTC).astimezone(ZoneInfo(zone)).strftime("%a %Y-%m-%d %H:%M")
+    return moment(second).astimezone(ZoneInfo(zone)).strftime("%a %Y-%m-%d %H:%M")
+
+
+def moment(second: int) -> datetime:
+    """Of a feed whose lags are absurd, the last moment there is."""
+    return datetime.fromtimestamp(min(second, LAST), UTC)
 
 
 def timeliness(finding: Finding, place: Place, late_after: int | None, zone: str, sla: float | None) -> str:

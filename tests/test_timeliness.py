@@ -294,3 +294,17 @@ def test_later_arrivals_never_change_an_earlier_verdict() -> None:
     later = detect(**told, historical_data=[iso(s) for s in came])
 
     assert now.model_dump(exclude={"latency_ms"}) == later.model_dump(exclude={"latency_ms"})
+
+
+@pytest.mark.parametrize(("as_of", "cron"), [("2190-01-01T00:00", None), ("2190-01-01T00:00", "* * * * *"),
+                                             ("2026-03-20T09:00", "* * * * *"), ("1990-01-01T00:00", None)])
+def test_absurd_moments_have_a_verdict_in_bounded_time(loads: Any, as_of: str, cron: str | None) -> None:
+    verdict = ask(loads, at(as_of), **({"schedule": {"cron": cron}} if cron else {}))
+
+    assert verdict.state == ("stopped" if as_of > "2000" else None) and verdict.latency_ms < 5000
+
+
+def test_absurd_lags_have_a_verdict() -> None:
+    verdict = detect(historical_data=[9e6, -9e6, 0, 5e6, 1, 2], as_of="2026-03-20T09:00:00Z", due_at="2026-03-20T02:00:00Z")
+
+    assert verdict.state == "pending" and "NaN" not in verdict.model_dump_json()
