@@ -22,13 +22,13 @@ type Array = Any  # an array of whichever namespace runs the code
 type FloatArray = NDArray[np.float64]
 
 WINDOW = 365  # arrivals that are remembered
-HALF_LIFE = 180.0  # arrivals
+HALF_LIFE, USUAL_HALF_LIFE = 180.0, 45.0  # arrivals, for the units and for the usual lag, which follows slow changes
 FEWEST = 5  # arrivals before the first verdict
 RECENT = 8  # arrivals that the odds of a drift rest on: older ones would change them by less than a hundredth
 MEANWHILE = 3  # arrivals that a drift lasts: those before them tell what was usual
 ACCEPT_AFTER = 12  # arrivals in a row outside the usual are the new usual
 FLOOR = 1.0  # minutes: no feed is known better
-LEVELS = (0.03, 0.1, 0.5, 0.8, 0.97)  # quantiles that the usual lag, the units and the weight of the tails are made of
+LEVELS = (0.03, 0.1, 0.5, 0.8, 0.97)  # quantiles that the units and the weight of the tails are made of
 NORMAL_80, NORMAL_90, NORMAL_97 = 0.8416, 1.2816, 1.8808  # where a standard normal has them
 # The units of few arrivals are drawn to the mean of both sides, and widened because they are uncertain. Most feeds have
 # their 97 % quantile TAIL units above the usual: lighter and heavier tails move the unit, never below LIGHTEST.
@@ -83,27 +83,28 @@ def units(xp: Any, history: Array) -> tuple[Array, Array, Array, Array]:
     place = xp.astype(order, xp.float64)[:, None, :]
     age = xp.max(place, axis=2, keepdims=True) - place
     left_out = age < xp.asarray(np.array([[float(MEANWHILE)], [0.0]]))
-    weight = xp.where(left_out | (lags == FAR), 0.0, xp.exp(age * (-np.log(2.0) / HALF_LIFE)))
-    known = xp.sum(xp.astype(weight > 0.0, xp.float64), axis=2)
-    quantile = _quantiles(xp, lags, weight)
-    low, tenth, usual, most, high = (quantile[:, :, i] for i in range(len(LEVELS)))
+    counts = xp.astype(~left_out & (lags < FAR), xp.float64)
+    known = xp.sum(counts, axis=2)
+    usual = _quantiles(xp, lags, counts * xp.exp(age * (-np.log(2.0) / USUAL_HALF_LIFE)), (0.5,))[:, :, 0]
+    quantile = _quantiles(xp, lags, counts * xp.exp(age * (-np.log(2.0) / HALF_LIFE)), LEVELS)
+    low, tenth, middle, most, high = (quantile[:, :, i] for i in range(len(LEVELS)))
 
-    above = xp.log(xp.maximum((most - usual) / NORMAL_80, FLOOR))
-    below = xp.log(xp.maximum((usual - tenth) / NORMAL_90, FLOOR))
+    above = xp.log(xp.maximum((most - middle) / NORMAL_80, FLOOR))
+    below = xp.log(xp.maximum((middle - tenth) / NORMAL_90, FLOOR))
     both, trust = 0.5 * (above + below), known / (known + PRIOR_ARRIVALS)
     above, below = both + trust * (above - both), both + trust * (below - both)
 
     number, trust = xp.maximum(known, 1.0), known / (known + TAIL_ARRIVALS)
     uncertain = xp.log(1.0 + 3.0 / number + 15.0 / number**2)
-    late_tail = xp.log(xp.maximum((high - usual) * xp.exp(-above) / TAIL, LIGHTEST))
-    early_tail = xp.log(xp.maximum((usual - low) * xp.exp(-below) / NORMAL_97, 1.0))
+    late_tail = xp.log(xp.maximum((high - middle) * xp.exp(-above) / TAIL, LIGHTEST))
+    early_tail = xp.log(xp.maximum((middle - low) * xp.exp(-below) / NORMAL_97, 1.0))
     return usual, xp.exp(above + uncertain + trust * late_tail), xp.exp(below + uncertain + trust * early_tail), known
 
 
-def _quantiles(xp: Any, ordered: Array, weight: Array) -> Array:
-    """Increasing values (n, 1, k) with weights (n, p, k), 0 for what does not count -> (n, p, len(LEVELS)), interpolated."""
+def _quantiles(xp: Any, ordered: Array, weight: Array, levels: tuple[float, ...]) -> Array:
+    """Increasing values (n, 1, k) with weights (n, p, k), 0 for what does not count -> (n, p, len(levels)), interpolated."""
     reached = xp.cumulative_sum(weight, axis=2)
-    target = reached[:, :, -1:] * xp.asarray(np.array(LEVELS))
+    target = reached[:, :, -1:] * xp.asarray(np.array(levels))
     counts, centre, values = weight > 0.0, reached - 0.5 * weight, ordered + 0.0 * weight
     before = counts[:, :, None, :] & (centre[:, :, None, :] <= target[:, :, :, None])
     after = counts[:, :, None, :] & (centre[:, :, None, :] > target[:, :, :, None])

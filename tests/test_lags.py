@@ -120,6 +120,12 @@ def test_the_bounds_follow_a_feed_that_grows_slower_for_good() -> None:
     assert judge(slower[lags.accepted_from(slower):], 45.0).score < 0.99
 
 
+def test_the_range_follows_a_slow_trend() -> None:
+    history, value = windows(usual(350) + 0.1 * np.arange(350), 30)
+
+    assert (lags.judge(np, history, value, np.full(len(value), 0.99)).score >= 0.99).mean() < 0.05
+
+
 def test_twelve_arrivals_in_a_row_at_another_hour_are_the_new_usual() -> None:
     moved = np.concatenate([usual(50), 150 + usual(12, seed=1)])
 
