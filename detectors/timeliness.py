@@ -55,13 +55,17 @@ def observation(request: TimelinessRequest, answer: TimelinessAnswer, catalogue:
     """
     if request.table_id is None or request.last_arrival is None or not request.record:
         return None
-    if not catalogue.door.is_open():
+    try:
+        known = catalogue.series(DETECTOR, request.table_id).seconds if catalogue.door.is_open() else None
+    except StorageUnavailable:
+        known = None
+    if known is None:
         answer.warnings.append("Storage does not answer: this arrival was not kept in the history. Send it again later.")
         return None
     zone = answer.schedule.timezone if answer.schedule else request.timezone or "UTC"
     second = seconds(request.last_arrival, zone)
     told = answer.schedule is not None and answer.schedule.source == "told"
-    if second in catalogue.series(DETECTOR, request.table_id).seconds or (told and answer.last_lag_minutes is None):
+    if second in known or (told and answer.last_lag_minutes is None):
         return None
     judged = answer.state in ("on_time", "late", "early") and answer.unit == "minutes_after_due" and not answer.missing_loads
     moment = datetime.fromtimestamp(second, UTC)

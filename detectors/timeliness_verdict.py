@@ -21,6 +21,7 @@ type FloatArray = NDArray[np.float64]
 
 STOPPED = 3  # loads in a row that stayed out: the feed has stopped
 CERTAIN = 1 - 1e-9  # score of a load that stayed out until the next one was due
+MOST = 0.9999  # confidence: nothing is certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Finding:
         """0 without a verdict; an agreement is kept or it is not."""
         if self.state is None or self.state == "pending":
             return 0.0
-        return 1.0 if self.breached else confidence_of(self.score, self.is_anomaly)
+        return MOST if self.breached else confidence_of(self.score, self.is_anomaly)
 
 
 def threshold_of(request: TimelinessRequest, loads_a_month: float) -> float:
@@ -147,7 +148,11 @@ def severity_of(score: float, is_anomaly: bool) -> str:
 
 
 def confidence_of(score: float, is_anomaly: bool) -> float:
-    """The probability that the verdict is right: see detectors.decision."""
+    """The probability that the verdict is right: see detectors.decision.
+
+    On 13 real feeds it said .55, .78, .95 and 1.00 of what was flagged from .99, .995, .999 and .9999 on, where .65, .68, .81
+    and .96 were faults, and .95 of what was not flagged, where .96 was normal.
+    """
     factor = 1 / (4 * max(1 - score, 1e-9))
     posterior = PRIOR * factor / (1 - PRIOR + PRIOR * factor)
-    return round(posterior if is_anomaly else 1 - posterior, 4)
+    return min(round(posterior if is_anomaly else 1 - posterior, 4), MOST)
