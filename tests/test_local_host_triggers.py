@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from azure.core.exceptions import ResourceNotFoundError
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueServiceClient
 
@@ -31,7 +31,10 @@ class Account:
         self.told: list[dict[str, Any]] = []
 
     def job(self, body: str, encoded: bool = True) -> None:
-        self.queues.get_queue_client("jobs").send_message(b64encode(body.encode()).decode() if encoded else body)
+        queue = self.queues.get_queue_client("jobs")
+        with suppress(ResourceExistsError):  # whoever comes first creates it, this test or the host
+            queue.create_queue()
+        queue.send_message(b64encode(body.encode()).decode() if encoded else body)
 
     def upload(self, name: str, content: bytes) -> None:
         container = self.blobs.get_container_client("uploads")

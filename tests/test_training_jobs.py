@@ -89,8 +89,7 @@ def test_a_job_that_the_host_did_not_survive_is_interrupted_and_goes_on(
         lonely: tuple[Azurite, LocalHost, httpx.Client]) -> None:
     _, host, client = lonely
     load(client, "orders", 91)
-    # Two candidates: the baseline and ARIMA. One is done when the host dies.
-    accepted = client.post("/v1/train/volume-anomaly", json={"table_id": "orders", "algorithm": "arima"}).json()
+    accepted = client.post("/v1/train/volume-anomaly", json={"table_id": "orders"}).json()
     url = accepted["status_url"].removeprefix("/api")
     eventually(lambda: client.get(url).json().get("progress", {}).get("done", 0) >= 1, seconds=60)
 
@@ -104,7 +103,7 @@ def test_a_job_that_the_host_did_not_survive_is_interrupted_and_goes_on(
         done = finished(again, url)
 
     assert done["state"] == "succeeded", done.get("reason")
-    assert len(kept) == 1 and len(done["result"]["candidates"]) == 2
+    assert len(kept) < len(done["result"]["candidates"]) == 7
 
 
 def test_storage_that_stops_while_serving_is_said_and_survived(lonely: tuple[Azurite, LocalHost, httpx.Client]) -> None:
@@ -126,5 +125,5 @@ def test_storage_that_stops_while_serving_is_said_and_survived(lonely: tuple[Azu
     assert (strict.status_code, strict.json()["error"]["code"]) == (503, "ModelUnavailable")
     assert client.get("/health").json()["status"] == "degraded"
     azurite.start()
-    assert volume(client, table_id="orders", **monday)["warnings"] == []
+    eventually(lambda: volume(client, table_id="orders", **monday)["warnings"] == [], seconds=30)
     assert client.get("/health").json()["status"] == "healthy"
