@@ -150,8 +150,8 @@ def severity_of(score: float, is_anomaly: bool) -> str:
 def confidence_of(score: float, is_anomaly: bool) -> float:
     """The probability that the verdict is right: see detectors.decision.
 
-    On 13 real feeds it said .55, .78, .95 and 1.00 of what was flagged from .99, .995, .999 and .9999 on, where .65, .68, .81
-    and .96 were faults, and .95 of what was not flagged, where .96 was normal.
+    On 13 real feeds it said .55, .78, .95 and 1.00 of what was flagged from .99, .995, .999 and .9999 on, where .65, .68,
+    .81 and .96 were faults, and .95 of what was not flagged, where .96 was normal.
     """
     factor = 1 / (4 * max(1 - score, 1e-9))
     posterior = PRIOR * factor / (1 - PRIOR + PRIOR * factor)
