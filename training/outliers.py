@@ -22,7 +22,7 @@ from training.parity import Parity
 from training.series import FloatArray, NotEnoughHistory, TrainingSeries
 
 FEWEST = 28  # different rows to learn from
-MOST = 1000  # latest rows to learn from: kernels and neighbours cost time and bytes for each of them
+MOST = 400  # latest rows to learn from: kernels and neighbours cost time and bytes for each of them
 CENTRAL = 0.98  # share of each feature's training values that a forest tells apart
 WORTH = 0.1  # raw isolation score that one spread beyond them is worth
 NOTHING = 1e-300  # smallest sum of kernels: its logarithm stays finite
