@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import batched
 from typing import Any, Final
 
@@ -25,6 +25,9 @@ CHUNK_BYTES: Final = 60 * 1024
 MAX_CHUNKS: Final = 12
 MAX_BYTES: Final = MAX_CHUNKS * CHUNK_BYTES
 _CHUNKS: Final = [f"chunk{n:02d}" for n in range(MAX_CHUNKS)]
+_COLUMNS: Final = ["RowKey", "Timestamp", "status", *_CHUNKS]
+# The service's servers do not agree on the time to the second.
+OVERLAP: Final = timedelta(seconds=10)
 
 type Document = dict[str, Any]
 
@@ -60,11 +63,25 @@ class Documents:
     def read(self, detector: str, table_id: str, start: datetime | None = None,
              end: datetime | None = None) -> list[tuple[datetime, Document, str]]:
         """(time in UTC, document, status) from `start` on and before `end`, oldest first; nothing for a table not known."""
-        where = f"PartitionKey eq '{_partition(detector, table_id)}'"
-        where += f" and RowKey ge '{row_key(start)}'" if start else ""
-        where += f" and RowKey lt '{row_key(end)}'" if end else ""
-        rows = self._history._query(where, ["RowKey", "status", *_CHUNKS])
-        return [(datetime.fromisoformat(row["RowKey"]), _unpacked(row), row["status"]) for row in rows]
+        where = _from(detector, table_id, start) + (f" and RowKey lt '{row_key(end)}'" if end else "")
+        rows = self._history._query(where, _COLUMNS)
+        return [_document(row) for row in rows]
+
+    def changes(self, detector: str, table_id: str, start: datetime | None,
+                since: datetime | None) -> tuple[list[tuple[datetime, Document, str]], datetime | None]:
+        """The documents from `start` on that were written or marked from `since` on, and when the last of them was.
+
+        Give that as `since` the next time. It is the service's own clock, taken a few seconds back, so some documents come
+        again and none is missed.
+        """
+        where = _from(detector, table_id, start)
+        where += f" and Timestamp ge datetime'{row_key(since - OVERLAP)}'" if since else ""
+        found, latest = [], since
+        for row in self._history._query(where, _COLUMNS):
+            found.append(_document(row))
+            written = row.metadata["timestamp"]  # type: ignore[attr-defined]  # an entity is more than a mapping
+            latest = max(latest or written, written)
+        return found, latest
 
     def set_status(self, detector: str, table_id: str, timestamp: datetime, status: str) -> None:
         """What a user says about a stored document. Raises NotFound where there is none, InvalidRequest."""
@@ -87,7 +104,11 @@ def _partition(detector: str, table_id: str) -> str:
     return f":documents:{partition(detector, table_id)}"
 
 
-def _unpacked(row: Mapping[str, Any]) -> Document:
+def _from(detector: str, table_id: str, start: datetime | None) -> str:
+    return f"PartitionKey eq '{_partition(detector, table_id)}'" + (f" and RowKey ge '{row_key(start)}'" if start else "")
+
+
+def _document(row: Mapping[str, Any]) -> tuple[datetime, Document, str]:
     packed = b"".join(row[name] for name in _CHUNKS if row.get(name) is not None)
     document: Document = json.loads(zlib.decompress(packed))
-    return document
+    return datetime.fromisoformat(row["RowKey"]), document, row["status"]

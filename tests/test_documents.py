@@ -130,3 +130,17 @@ def test_writers_at_once_lose_nothing(documents):
 def test_an_account_that_refuses_is_reported_as_unavailable():
     with loopback(503) as server, pytest.raises(StorageUnavailable):
         Documents(History(server.settings)).read("distribution", "orders")
+
+
+def test_what_changed_since_the_last_look_is_found_and_nothing_else(documents, monkeypatch):
+    monkeypatch.setattr("shared.documents.OVERLAP", timedelta(0))
+    for n in range(3):
+        documents.record("distribution", "orders", day(n), {"n": n})
+    _, seen = documents.changes("distribution", "orders", None, None)
+    documents.record("distribution", "orders", day(3), {"n": 3})
+    documents.set_status("distribution", "orders", day(1), "expected")
+
+    found, latest = documents.changes("distribution", "orders", day(1), seen + timedelta(microseconds=1000))
+
+    assert [(d["n"], status) for _, d, status in found] == [(1, "expected"), (3, "ok")]
+    assert latest > seen

@@ -1,0 +1,153 @@
+"""How far a column's distribution is from the usual one: population stability index and Jensen-Shannon distance.
+
+Numbers are compared between the usual quantiles of the column, texts by the shares of their frequent values. What a change
+of the mix means for a table is learnt from its own batches: the distance of every past batch to the others is a metric too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detectors.metrics import TABLE, FloatArray, IntArray, medians
+from detectors.profiles import REST, Batch, Shares, Table
+
+# The customary floor of a share in the stability index, so that an empty bin does not make it infinite.
+EMPTY = 1e-4
+MOST_LABELS = 200
+MOST_BATCHES = 100  # of the latest that say what is usual between quantiles
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The usual shares of one column's labels, those that are rare in the history under REST."""
+
+    usual: Shares
+
+    def distance(self, shares: Shares) -> tuple[float, float]:
+        """(psi, js) of a batch to the usual."""
+        pairs = [(usual, shares.get(label, 0.0)) for label, usual in self.usual.items() if label != REST]
+        pairs.append((self.usual.get(REST, 0.0), max(1.0 - sum(own for _, own in pairs), 0.0)))
+        return _psi(pairs), _js(pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Columns of numbers with the same quantiles: `levels` (q,) of the CDF, `places` (c, q) of those metrics in a row.
+
+    `edges` (c, e) are the usual inner quantiles, `usual` (c, e + 1) the shares of the bins they make.
+    """
+
+    columns: tuple[str, ...]
+    levels: FloatArray
+    places: IntArray
+    edges: FloatArray
+    usual: FloatArray
+
+    def distance(self, raw: FloatArray) -> dict[str, tuple[float, float]]:
+        """(p,) metrics of a batch -> (psi, js) of every column whose quantiles it has."""
+        own = _shares(raw[self.places], self.levels, self.edges)
+        known = np.isfinite(own).all(axis=1)
+        floored, usual = np.maximum(own, EMPTY), np.maximum(self.usual, EMPTY)
+        psi = ((floored - usual) * np.log(floored / usual)).sum(axis=1)
+        js = js_distance(own, self.usual)
+        return {column: (float(psi[i]), float(js[i])) for i, column in enumerate(self.columns) if known[i]}
+
+
+def js_distance(p: FloatArray, q: FloatArray) -> FloatArray:
+    """(..., k) shares -> (...) Jensen-Shannon distance, the root of the divergence to base 2, from 0 to 1."""
+    middle = (p + q) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = [np.where(x > 0, x * np.log2(x / middle), 0.0) for x in (p, q)]
+    return np.asarray(np.sqrt(np.maximum(sum(terms).sum(axis=-1) / 2, 0.0)))  # type: ignore[union-attr]
+
+
+def mixes_of(batches: Sequence[Batch], fewest: int) -> tuple[dict[tuple[str, str], Mix], Table]:
+    """The mixes known in at least `fewest` batches, and as a table the distance of each batch to all others.
+
+    The table's metrics are value_shift and pattern_shift.
+    """
+    keys = sorted({key for batch in batches for key in batch.shares})
+    mixes, features, past = {}, [], []
+    for key in keys:
+        at = [i for i, batch in enumerate(batches) if key in batch.shares]
+        if len(at) < fewest:
+            continue
+        shares, labels = _matrix([batches[i].shares[key] for i in at])
+        others = (shares.sum(axis=0) - shares) / (len(at) - 1)
+        column = np.full(len(batches), np.nan)
+        column[at] = js_distance(shares, others)
+        mixes[key] = Mix(dict(zip(labels, shares.mean(axis=0).tolist(), strict=True)))
+        features.append((key[0], f"{key[1]}_shift"))
+        past.append(column)
+    raw = np.column_stack(past) if past else np.empty((len(batches), 0))
+    return mixes, Table(tuple(features), raw, np.array([b.rows for b in batches]))
+
+
+def bins_of(table: Table) -> list[Bins]:
+    """The columns that have a smallest and a largest value and at least one quantile, by the quantiles they have."""
+    own: dict[str, dict[float, int]] = {}
+    for place, (column, metric) in enumerate(table.features):
+        level = _level(metric)
+        if level is not None and column != TABLE:
+            own.setdefault(column, {})[level] = place
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for column, measured in own.items():
+        if len(measured) > 2 and {0.0, 1.0} <= measured.keys():
+            groups.setdefault(tuple(sorted(measured)), []).append(column)
+    found = []
+    for levels, columns in groups.items():
+        places = np.array([[own[column][level] for level in levels] for column in columns], np.int64)
+        edges = medians(table.raw[:, places[:, 1:-1].ravel()]).reshape(len(columns), -1)
+        past = np.stack([_shares(row[places], np.array(levels), edges) for row in table.raw[-MOST_BATCHES:]])
+        usual = np.nanmean(past, axis=0, where=np.isfinite(past))
+        found.append(Bins(tuple(columns), np.array(levels), places, edges, usual))
+    return found
+
+
+def _shares(points: FloatArray, levels: FloatArray, edges: FloatArray) -> FloatArray:
+    """(c, q) quantiles of c columns, (q,) their levels, (c, e) edges -> (c, e + 1) shares between the edges.
+
+    The distribution is a straight line between quantiles; where several quantiles are one value, all of them lie there.
+    """
+    low, high = points[:, None, :-1], points[:, None, 1:]
+    width = np.where(high > low, high - low, 1.0)
+    filled = np.where(high > low, np.clip((edges[:, :, None] - low) / width, 0.0, 1.0), edges[:, :, None] >= high)
+    below = (filled * np.diff(levels)).sum(axis=2)
+    below = np.where(np.isfinite(points).all(axis=1)[:, None], below, np.nan)
+    return np.diff(below, axis=1, prepend=0.0, append=1.0)
+
+
+def _matrix(shares: Sequence[Mapping[int, float]]) -> tuple[FloatArray, list[int]]:
+    total: dict[int, float] = {}
+    for one in shares:
+        for label, share in one.items():
+            total[label] = total.get(label, 0.0) + share
+    total.pop(REST, None)
+    labels = sorted(total, key=lambda label: (-total[label], label))[:MOST_LABELS]
+    matrix = np.array([[one.get(label, 0.0) for label in labels] for one in shares]).reshape(len(shares), -1)
+    rest = np.maximum(1.0 - matrix.sum(axis=1, keepdims=True), 0.0)
+    return np.append(matrix, rest, axis=1), [*labels, REST]
+
+
+def _level(metric: str) -> float | None:
+    if metric in ("min", "max"):
+        return float(metric == "max")
+    return float(metric[1:]) / 100 if metric[:1] == "q" and metric[1:].replace(".", "").isdecimal() else None
+
+
+def _js(pairs: Sequence[tuple[float, float]]) -> float:
+    """Plain floats: arrays of ten labels cost more than they save."""
+    total = 0.0
+    for p, q in pairs:
+        middle = (p + q) / 2
+        total += (p * math.log2(p / middle) if p > 0 else 0.0) + (q * math.log2(q / middle) if q > 0 else 0.0)
+    return math.sqrt(max(total / 2, 0.0))
+
+
+def _psi(pairs: Sequence[tuple[float, float]]) -> float:
+    floored = [(max(usual, EMPTY), max(own, EMPTY)) for usual, own in pairs]
+    return sum((own - usual) * math.log(own / usual) for usual, own in floored)

@@ -1,0 +1,136 @@
+"""All that is known of a string column from its batches: its formats, and how batches differ."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import formats, tally
+from detectors.formats import NEW, SEQUENCE, UNUSUAL, Formats
+from detectors.pattern_evidence import CONCENTRATION, FEWEST_BATCHES, Usual, concentration
+from detectors.tally import Tally
+
+type FloatArray = NDArray[np.float64]
+
+MOST_BATCHES = 60  # the latest that are learnt from
+KEPT_SHAPES = 500  # of a batch, where there are several
+BURST = 0.05  # a shape of this share in one batch that no other of FEWEST_BATCHES has is no format of the column yet
+SHAPE = "unusual shape"
+UNUSUAL_NATS = -math.log(UNUSUAL) - 1e-9
+
+
+class Batch(NamedTuple):
+    """Values that came together; without a timestamp where none was told."""
+
+    timestamp: datetime | None
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Column:
+    """`usual` is how many values are unusual in each way, `shares` how many have each core format, both with what is known
+    of how steady that is; `first_seen` when a format that is not core, or a kind of damage, first came (ISO 8601)."""
+
+    formats: Formats
+    batches: int
+    rows: int
+    usual: Mapping[str, Usual]
+    shares: Mapping[str, Usual]
+    first_seen: Mapping[str, str]
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> Self | None:
+        """From the batches of a history, oldest first; None where they hold too few values."""
+        batches = without_bursts(batches[-MOST_BATCHES:])
+        learnt = formats.learn(tally.merged(batch.tally for batch in batches))
+        if learnt is None:
+            return None
+        most = KEPT_SHAPES if len(batches) > 1 else formats.MOST_SHAPES
+        counts = [tally.thinned(batch.tally.counts, most) for batch in batches]
+        some = list(dict.fromkeys(shape for batch in counts for shape in batch))
+        seen = learnt.look(some)
+        kinds = dict(zip(some, kinds_of(formats.judge(np, seen.x, learnt.rules), seen.damage), strict=True))
+        keys = dict(zip(some, seen.keys, strict=True))
+        by_kind = [_summed(batch, kinds) for batch in counts]
+        by_key = [_summed(batch, keys) for batch in counts]
+        sizes = [sum(batch.values()) for batch in counts]
+        rows = sum(batch.tally.rows for batch in batches)
+        strict = learnt.strict
+        usual = {kind: Usual(learnt.usual.get(kind, 0), rows, concentration([b[kind] for b in by_kind], sizes),
+                             never=strict or kind not in (NEW, SEQUENCE))
+                 for kind in {*learnt.usual, *(k for b in by_kind for k in b)} - {""}}
+        mixed = CONCENTRATION if len(batches) < FEWEST_BATCHES else math.inf
+        shares = {key: Usual(count, learnt.rows, min(mixed, concentration([b[key] for b in by_key], sizes)))
+                  for key, count in learnt.core.items()}
+        return cls(learnt, len(batches), rows, usual, shares, _first_seen(batches, kinds, keys, learnt.core))
+
+    def usually(self, kind: str) -> Usual:
+        """How many values are unusual in this way."""
+        never = self.formats.strict or kind not in (NEW, SEQUENCE, SHAPE)
+        return self.usual.get(kind) or Usual(0, self.rows, never=never)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"formats": self.formats.to_json(), "batches": self.batches, "rows": self.rows,
+                "usual": {kind: _listed(usual) for kind, usual in self.usual.items()},
+                "shares": {key: _listed(usual) for key, usual in self.shares.items()}, "first_seen": dict(self.first_seen)}
+
+    @classmethod
+    def from_json(cls, own: Mapping[str, Any]) -> Self:
+        usual, shares = ({name: Usual(u[0], u[1], u[2] or math.inf, u[3]) for name, u in own[part].items()}
+                         for part in ("usual", "shares"))
+        return cls(Formats.from_json(own["formats"]), own["batches"], own["rows"], usual, shares, own["first_seen"])
+
+
+def kinds_of(nats: FloatArray, damage: Sequence[str]) -> list[str]:
+    """(n, f) nats of surprise and the damage shown -> in what way each value is unusual, "" where it is not."""
+    flagged = nats.max(axis=1, initial=0.0) >= UNUSUAL_NATS
+    names = (NEW, "", SEQUENCE, SHAPE)
+    return [(kind or names[min(column, 3)]) if unusual else ""
+            for unusual, kind, column in zip(flagged.tolist(), damage, nats.argmax(axis=1).tolist(), strict=True)]
+
+
+def without_bursts(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches without what fills a good part of one and is in none of the others: one bad load teaches nothing.
+
+    Nothing is left out while there are fewer than FEWEST_BATCHES.
+    """
+    if len(batches) < FEWEST_BATCHES:
+        return list(batches)
+    seen = Counter(shape for batch in batches for shape in batch.tally.counts)
+    calm = []
+    for batch in batches:
+        most = BURST * batch.tally.rows
+        counts = {shape: count for shape, count in batch.tally.counts.items() if seen[shape] > 1 or count <= max(most, 1)}
+        calm.append(Batch(batch.timestamp, Tally(counts, batch.tally.missing)))
+    return calm
+
+
+def _first_seen(batches: Sequence[Batch], kinds: Mapping[str, str], keys: Mapping[str, str],
+                core: Mapping[str, int]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for batch in batches:
+        if batch.timestamp is not None:
+            stamp = batch.timestamp.isoformat().replace("+00:00", "Z")
+            for shape in batch.tally.counts:
+                for name in (kinds.get(shape, ""), keys.get(shape, "")):
+                    if name and name not in core:
+                        first.setdefault(name, stamp)
+    return first
+
+
+def _summed(counts: Mapping[str, int], names: Mapping[str, str]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for shape, count in counts.items():
+        total[names[shape]] += count
+    return total
+
+
+def _listed(usual: Usual) -> list[Any]:
+    return [usual.count, usual.rows, usual.concentration if math.isfinite(usual.concentration) else None, usual.never]

@@ -1,0 +1,81 @@
+"""The batches of a column that are known: the stored ones with the request's, oldest first. Only shapes are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from detectors.context import utc
+from detectors.pattern_column import Batch
+from detectors.tally import Tally
+from shared.contract_pattern import PatternBatch
+from shared.documents import Documents
+from shared.history import EXCLUDED, STATUSES, History
+
+_SIMPLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+
+
+def slug(column: str) -> str:
+    """A column's name as a part of ids and model names: itself where it may be, else what is left of it and a hash."""
+    if _SIMPLE.fullmatch(column):
+        return column
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", column)[:30].strip("_-") or "column"
+    return f"{safe}-{hashlib.sha256(column.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def series_name(column: str) -> str:
+    """The detector's name in the history: every column of a table has a series of its own."""
+    return f"pattern.{slug(column)}"
+
+
+def tally_of(values: Sequence[str | None] | None, counts: dict[str, int] | None) -> tuple[Tally, list[str]]:
+    """A batch as it came, and what has to be said about it."""
+    if counts is None:
+        return Tally.of_values(values or []), []
+    tally, changed = Tally.of_counts(counts)
+    return tally, [f"{changed:,} keys of pattern_counts were no shapes: they were turned into some."] if changed else []
+
+
+def told(history: Sequence[PatternBatch | Sequence[str | None]], zone: str,
+         before: datetime | None) -> tuple[list[Batch], list[str]]:
+    """The batches of a request, oldest first, and what has to be said about them. None of `before` or later."""
+    warnings: list[str] = []
+    plain, dated = [], {}
+    for entry in history:
+        values, counts = (entry.values, entry.pattern_counts) if isinstance(entry, PatternBatch) else (entry, None)
+        tally, said = tally_of(values, counts)
+        warnings += [text for text in said if text not in warnings]
+        moment = entry.timestamp if isinstance(entry, PatternBatch) else None
+        if moment is None:
+            plain.append(Batch(None, tally))
+            continue
+        moment = utc(moment, ZoneInfo(zone))
+        if moment in dated:
+            warnings.append("historical_data repeats a timestamp: its last batch was kept.")
+        dated[moment] = Batch(moment, tally)
+    earlier = [batch for moment, batch in sorted(dated.items()) if before is None or moment < before]
+    if len(earlier) < len(dated):
+        warnings.append("historical_data has batches that are not before the judged one: they were left out.")
+    return plain + earlier, list(dict.fromkeys(warnings))
+
+
+def stored(history: History, table_id: str, column: str, days: int, before: datetime) -> tuple[list[Batch], int]:
+    """The last days' batches before a moment, oldest first, without those that a user excluded, and how many these are.
+
+    Raises StorageUnavailable.
+    """
+    start = before - timedelta(days=min(days, (before - _EARLIEST).days))
+    rows = Documents(history).read(series_name(column), table_id, start, before)
+    kept = [Batch(moment, Tally.from_document(document)) for moment, document, status in rows
+            if status != STATUSES[EXCLUDED]]
+    return kept, len(rows) - len(kept)
+
+
+def merged(stored: Sequence[Batch], told: Sequence[Batch]) -> list[Batch]:
+    """Both, oldest first: of two batches at one time the request's; without a time before all others."""
+    dated = {batch.timestamp: batch for batch in (*stored, *told) if batch.timestamp is not None}
+    return [b for b in told if b.timestamp is None] + [dated[moment] for moment in sorted(dated)]

@@ -1,0 +1,304 @@
+"""Batches of a table as vectors of metrics, from column profiles as they come in and as they are kept.
+
+    Profile (contract) -> Batch -> document (storage) -> Batch;   Batches -> Table, a matrix of one row a batch
+
+Frequent values and patterns are kept as hashes with their shares: enough to see that the mix changed, and no text of a user
+is stored.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Literal
+
+import numpy as np
+
+from detectors.metrics import TABLE, FloatArray, IntArray
+from shared.contract_distribution import ColumnProfile, Profile, TopValue
+
+type Family = Literal["numeric", "string", "date", "boolean", "other"]
+type Shares = Mapping[int, float]
+
+SCHEMA = 1
+# Below this many values a column's statistics say little about it.
+FEWEST_VALUES = 10
+MOST_LABELS = 50
+REST = 0  # the label of all values that are not among the frequent ones
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+_FAMILIES: tuple[tuple[Family, re.Pattern[str]], ...] = (
+    ("boolean", re.compile(r"bool|bit$")),
+    ("date", re.compile(r".*(date|time)")),
+    ("numeric", re.compile(r"u?int|(tiny|small|medium|big)(int|serial)|long|short|byte|float|double|decimal|numeric|number|"
+                           r"real|money|serial")),
+    ("string", re.compile(r".*(char|text|str|object|uuid|guid|categor|enum)")),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Which columns a profile has and which metrics of them, sorted; equal layouts are one object.
+
+    `columns` name and family of every column; `features` (p,) column and metric of every value.
+    """
+
+    columns: tuple[tuple[str, Family], ...]
+    features: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One batch: `values` (p,) float64 by `layout.features`, `rows` of the table, `shares` of labels by column and kind.
+
+    `few` names the columns with too few values to judge, with the number of values; of these only the null rate is known.
+    """
+
+    moment: datetime | None
+    rows: float
+    layout: Layout
+    values: FloatArray
+    shares: Mapping[tuple[str, str], Shares]
+    few: Mapping[str, int]
+
+    def to_document(self) -> dict[str, Any]:
+        """For JSON; the moment is kept beside it."""
+        metrics: dict[str, dict[str, float]] = {}
+        for (column, metric), value in zip(self.layout.features, self.values.tolist(), strict=True):
+            metrics.setdefault(column, {})[metric] = float(f"{value:.9g}")
+        shares = [[column, kind, {f"{label:x}": round(share, 6) for label, share in labels.items()}]
+                  for (column, kind), labels in self.shares.items()]
+        return {"schema": SCHEMA, "rows": self.rows, "columns": dict(self.layout.columns), "metrics": metrics,
+                "shares": shares, "few": dict(self.few)}
+
+    @classmethod
+    def from_document(cls, moment: datetime | None, document: Mapping[str, Any]) -> Batch:
+        """Raises KeyError, TypeError or ValueError for a document that is none of these."""
+        shares = {(str(column), str(kind)): {int(label, 16): float(share) for label, share in labels.items()}
+                  for column, kind, labels in document["shares"]}
+        return _batch(moment, float(document["rows"]), document["columns"], document["metrics"], shares, document["few"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """The history of one table: `raw` (h, p) metrics of h batches, oldest first, NaN where one was not measured."""
+
+    features: tuple[tuple[str, str], ...]
+    raw: FloatArray
+    rows: FloatArray
+
+    @property
+    def columns(self) -> list[str]:
+        return [column for column, _ in self.features]
+
+    @property
+    def metrics(self) -> list[str]:
+        return [metric for _, metric in self.features]
+
+
+def batch_of(profile: Profile, zone: Any = UTC) -> Batch:
+    """What a profile says in metrics. Its time without a zone is local time in `zone`."""
+    moment = profile.profiled_at
+    if moment is not None:
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    metrics: dict[str, dict[str, float]] = {TABLE: {"row_count": profile.row_count}}
+    if profile.duplicate_row_percentage is not None:
+        metrics[TABLE]["dup_row_rate"] = profile.duplicate_row_percentage / 100
+    families: dict[str, Family] = {}
+    shares: dict[tuple[str, str], Shares] = {}
+    few: dict[str, int] = {}
+    for column in profile.columns:
+        families[column.name] = family = _family(column)
+        nulls = _nulls(column, profile.row_count)
+        own = {} if nulls is None else {"null_rate": nulls}
+        present = profile.row_count * (1 - (nulls or 0.0))
+        if present < FEWEST_VALUES:
+            few[column.name] = round(present)
+        else:
+            own |= _column_metrics(column, family, profile.row_count, present, moment)
+            shares |= {(column.name, kind): labels for kind, labels in _labels(column, present).items() if labels}
+        metrics[column.name] = own
+    return _batch(moment, profile.row_count, families, metrics, shares, few)
+
+
+def table_of(batches: Sequence[Batch], fewest: int) -> Table:
+    """The matrix of the metrics that are known in at least `fewest` batches."""
+    layouts = {id(b.layout): b.layout for b in batches}
+    every = tuple(sorted({feature for layout in layouts.values() for feature in layout.features}))
+    places = {key: _places(layout, every) for key, layout in layouts.items()}
+    raw = np.stack([np.append(b.values, np.nan)[places[id(b.layout)]] for b in batches])
+    kept = np.flatnonzero(np.isfinite(raw).sum(axis=0) >= fewest)
+    return Table(tuple(every[j] for j in kept), raw[:, kept], np.array([b.rows for b in batches]))
+
+
+def aligned(batch: Batch, features: tuple[tuple[str, str], ...]) -> FloatArray:
+    """(p,) the batch's metrics in the order of `features`, NaN where it has none."""
+    values: FloatArray = np.append(batch.values, np.nan)[_kept_places(batch.layout, _Key(features))]
+    return values
+
+
+class _Key:
+    """A tuple compared as an object: hashing a thousand names takes longer than judging them."""
+
+    __slots__ = ("features",)
+
+    def __init__(self, features: tuple[tuple[str, str], ...]) -> None:
+        self.features = features
+
+    def __hash__(self) -> int:
+        return id(self.features)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.features is other.features
+
+
+@lru_cache(64)
+def _kept_places(layout: Layout, key: _Key) -> IntArray:
+    return _places(layout, key.features)
+
+
+def _places(layout: Layout, features: tuple[tuple[str, str], ...]) -> IntArray:
+    where = {feature: place for place, feature in enumerate(layout.features)}
+    return np.array([where.get(feature, -1) for feature in features], np.int64)
+
+
+@lru_cache(1024)
+def _layout(columns: tuple[tuple[str, Family], ...], features: tuple[tuple[str, str], ...]) -> Layout:
+    return Layout(columns, features)
+
+
+def _batch(moment: datetime | None, rows: float, families: Mapping[str, Family], metrics: Mapping[str, Mapping[str, float]],
+           shares: Mapping[tuple[str, str], Shares], few: Mapping[str, int]) -> Batch:
+    flat = sorted((column, metric, value) for column, own in metrics.items() for metric, value in own.items())
+    layout = _layout(tuple(sorted(families.items())), tuple((column, metric) for column, metric, _ in flat))
+    return Batch(moment, rows, layout, np.array([value for _, _, value in flat], np.float64), shares, few)
+
+
+def _nulls(column: ColumnProfile, rows: float) -> float | None:
+    if column.null_percentage is not None:
+        return column.null_percentage / 100
+    return min(column.null_count / rows, 1.0) if column.null_count is not None and rows else None
+
+
+def _column_metrics(column: ColumnProfile, family: Family, rows: float, present: float,
+                    moment: datetime | None) -> dict[str, float]:
+    """The metrics of one column, but for its null rate."""
+    found: dict[str, float | None] = {
+        "zero_rate": column.zero_percentage, "neg_rate": column.negative_percentage, "empty_rate": column.empty_percentage,
+        "top_freq": column.top_percentage, "true_rate": column.true_percentage, "digit_frac": column.digit_percentage,
+        "upper_frac": column.upper_percentage, "space_frac": column.space_percentage,
+        "nonascii_frac": column.non_ascii_percentage,
+    }
+    found = {name: None if share is None else share / 100 for name, share in found.items()}
+    found["distinct_count"] = column.distinct_count
+    if column.distinct_count is not None:
+        found["distinct_ratio"] = min(column.distinct_count / rows, 1.0)
+    if column.top_values and found["top_freq"] is None:
+        found["top_freq"] = max((s for v in column.top_values if (s := _share(v, present)) is not None), default=None)
+    if column.patterns:
+        found["pattern_count"] = len(column.patterns)
+    if column.lengths is not None:
+        found |= {f"len_{name}": getattr(column.lengths, name) for name in ("min", "max", "mean", "std")}
+    if family == "boolean":
+        found["true_rate"] = found["true_rate"] if column.mean is None else min(max(column.mean, 0.0), 1.0)
+    elif family == "date":
+        found |= {"first_age": _age(column.min_value, moment), "last_age": _age(column.max_value, moment)}
+    elif family == "numeric":
+        found |= _numbers(column)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _numbers(column: ColumnProfile) -> dict[str, float | None]:
+    low, high = _number(column.min_value), _number(column.max_value)
+    quantiles = dict(column.quantiles or {})
+    if column.histogram is not None:
+        counts, edges = np.array(column.histogram.counts), np.array(column.histogram.edges)
+        if counts.sum() > 0:
+            rising = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
+            # Where bins are empty the distribution stands still; the lower end is taken.
+            read = np.interp(QUANTILES, *_strictly(rising, edges)).tolist()
+            quantiles = dict(zip(QUANTILES, read, strict=True)) | quantiles
+    low, high = quantiles.pop(0.0, low) if low is None else low, quantiles.pop(1.0, high) if high is None else high
+    named = {f"q{100 * level:02g}": value for level, value in quantiles.items() if 0 < level < 1}
+    return {"min": low, "max": high, "mean": column.mean, "std": column.stddev, **named}
+
+
+def _strictly(levels: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatArray]:
+    kept = np.concatenate([[True], np.diff(levels) > 0])
+    return levels[kept], edges[kept]
+
+
+def _labels(column: ColumnProfile, present: float) -> dict[str, Shares]:
+    """Shares of the frequent values and of the patterns by their hashes; REST has what is missing to 1."""
+    values = {_hash(v.value): share for v in column.top_values or () if (share := _share(v, present)) is not None}
+    total = sum((column.patterns or {}).values())
+    # Numbers that add up to about 1 are shares, anything else is a count.
+    scale = 1.0 if 0 < total <= 1.001 else total
+    patterns = {_hash(p): count / scale for p, count in (column.patterns or {}).items()} if scale else {}
+    return {"value": _with_rest(values), "pattern": _with_rest(patterns)}
+
+
+def _with_rest(shares: dict[int, float]) -> dict[int, float]:
+    if not shares:
+        return {}
+    frequent = dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS])
+    total = sum(frequent.values())
+    if total > 1:
+        return {label: share / total for label, share in frequent.items()}
+    return frequent | {REST: 1.0 - total}
+
+
+def _share(entry: TopValue, present: float) -> float | None:
+    if entry.count is not None:
+        return min(entry.count / present, 1.0)
+    return entry.share if entry.share is not None or entry.percentage is None else entry.percentage / 100
+
+
+def _hash(value: object) -> int:
+    return int.from_bytes(blake2b(repr(value).encode(errors="backslashreplace"), digest_size=7).digest()) + 1
+
+
+def _family(column: ColumnProfile) -> Family:
+    declared = (column.data_type or "").strip().lower()
+    for family, names in _FAMILIES:
+        if declared and names.match(declared):
+            return family
+    for value in (column.min_value, column.max_value):
+        if isinstance(value, bool):
+            return "boolean"
+        if isinstance(value, float):
+            return "numeric"
+    if column.mean is not None or column.stddev is not None or column.quantiles or column.histogram:
+        return "numeric"
+    if column.lengths is not None or column.patterns or isinstance(column.min_value, str):
+        return "string"
+    return "other"
+
+
+def _number(value: bool | float | str | None) -> float | None:
+    """Decimals often travel as text."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _age(value: bool | float | str | None, moment: datetime | None) -> float | None:
+    """Days from a date to the batch; without the batch's time an age cannot be told."""
+    if moment is None or not isinstance(value, str):
+        return None
+    try:
+        date = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return (moment - (date if date.tzinfo else date.replace(tzinfo=UTC))).total_seconds() / 86_400
+
+

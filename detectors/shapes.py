@@ -1,0 +1,209 @@
+"""The shape of a value: what can be told about it without telling it.
+
+A mask replaces letters by A or a, digits by 9 and leaves the rest: `N16911` -> `A99999`, `Zoë` -> `Aaä`. The mask of a mask
+is itself, so masks can be sent in place of values. `formats` makes them coarser, in six steps:
+
+    0 mask        N-16.911/7x   A-99.999/9a     every character
+    1 lengths     N-16.911/7x   A1-92.93/91a1   runs, with the class of their length: 1, 2, 3, 4, 5-8, 9-16, 17 and more
+    2 runs        N-16.911/7x   A-9.9/9a        runs, whatever their length
+    3 characters  N-16.911/7x   x-xx.xxx/xx     letters and digits alike
+    4 tokens      N-16.911/7x   w-9/9w          words of any case, and numbers
+    5 shape       on/the/road   w/w             words with digits are words; of equal units in a row one is kept
+    6 alphabet    N-16.911/7x   -./9a           the set of classes and other characters
+
+All of them work on many values at once: a few passes over their joined characters, not a call for each.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+type Codes = NDArray[np.uint8] | NDArray[np.uint32]
+type IntArray = NDArray[np.int64]
+type BoolArray = NDArray[np.bool_]
+
+# What stands for a character outside ASCII: a letter of either case or of none, a digit, an accent on its own, an emoji.
+UPPER, LOWER, CASELESS, DIGIT, ACCENT, SYMBOL = "Ä", "ä", "文", "²", "◌", "☺"
+LONGEST, HEAD = 256, 224  # of a longer value the first 224 and the last 31 characters count
+LENGTHS = (1, 2, 3, 4, 8, 16)  # the class of a run's length is how many of these it exceeds, and one
+END = "\x1e"  # between values while they are joined; inside a value it counts as another control character
+LEVELS = ("mask", "lengths", "runs", "characters", "tokens", "shape", "alphabet")
+
+
+class _Classes(dict[int, str]):
+    """Character -> what stands for it, filled as characters are met: translating stays one loop in C."""
+
+    def __missing__(self, code: int) -> str:
+        kind = _class_of(chr(code))
+        if len(self) < 20_000:
+            self[code] = kind
+        return kind
+
+
+def _class_of(character: str) -> str:
+    if character.isascii():
+        return "9" if character.isdigit() else "A" if character.isupper() else "a" if character.islower() else character
+    if character.isalpha():
+        return UPPER if character.isupper() else LOWER if character.islower() else CASELESS
+    if character.isnumeric():
+        return DIGIT
+    category = unicodedata.category(character)
+    if category.startswith("M") or character == "\u200d":
+        return ACCENT
+    return SYMBOL if category in ("So", "Sk", "Co", "Cn", "Cs") else character
+
+
+_CLASSES = _Classes({ord(ACCENT): ACCENT})
+
+
+def masks(values: Sequence[str]) -> list[str]:
+    """The mask of every value, in order. A long value is cut in its middle first, so that none costs more than others."""
+    if not values:
+        return []
+    short = [v if len(v) <= LONGEST else f"{v[:HEAD]}…{v[HEAD + 1 - LONGEST:]}" for v in values]
+    joined = END.join(short)
+    if joined.count(END) >= len(short):
+        joined = END.join([v.replace(END, "\x1f") for v in short])
+    return joined.translate(_CLASSES).split(END)
+
+
+def formats(masks: Sequence[str], level: int) -> list[str]:
+    """The masks at a level of abstraction, 0 to 6, in order."""
+    if level == 0 or not masks:
+        return list(masks)
+    if level == 6:
+        return _alphabets(_codes(masks))
+    codes = _LEVELS[level](_codes(masks))
+    wide = codes.dtype != np.uint8
+    text = codes.tobytes().decode("utf-32-le", "surrogatepass") if wide else codes.tobytes().decode("ascii")
+    return text.split(END)[:-1]
+
+
+def runs(masks: Sequence[str]) -> tuple[IntArray, IntArray]:
+    """-> (t,) every run of equal characters as `code << 3 | class of its length`, (n + 1,) where each mask's runs begin."""
+    codes = _codes(masks)
+    at = _starts(codes, codes != ord(END))
+    tokens = codes[at].astype(np.int64) << 3 | _length_class(at, len(codes))
+    ends = np.flatnonzero(codes[at] == ord(END))
+    inside = np.ones(len(tokens), np.bool_)
+    inside[ends] = False
+    return tokens[inside], np.append(0, ends - np.arange(len(ends)))
+
+
+def characters(masks: Sequence[str]) -> tuple[Codes, IntArray]:
+    """-> (c,) the codes of all their characters, letters outside ASCII alike, (n + 1,) where each mask's begin."""
+    codes = _codes(masks)
+    ends = np.flatnonzero(codes == ord(END))
+    inside = np.ones(len(codes), np.bool_)
+    inside[ends] = False
+    return codes[inside], np.append(0, ends - np.arange(len(ends)))
+
+
+def _codes(masks: Sequence[str]) -> Codes:
+    """One code for each character, END after every mask; letters outside ASCII are all the same from here on."""
+    joined = END.join(masks) + END
+    if joined.isascii():
+        return np.frombuffer(joined.encode("ascii"), np.uint8)
+    folded = joined.replace(UPPER, LOWER).replace(CASELESS, LOWER)
+    return np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+_OTHER, _NUMERAL, _LETTER = 0, 1, 2
+_KINDS = np.zeros(256, np.uint8)
+_KINDS[[ord("9"), ord(DIGIT)]] = _NUMERAL
+_KINDS[[ord("A"), ord("a"), ord(LOWER)]] = _LETTER
+_LENGTH_CLASS = np.searchsorted(LENGTHS, np.arange(LENGTHS[-1] + 2)) + 1
+
+
+def _kinds(codes: Codes) -> NDArray[np.uint8]:
+    return _KINDS[codes if codes.dtype == np.uint8 else np.where(codes < 256, codes, 0)]
+
+
+def _starts(codes: Codes, joins: BoolArray) -> NDArray[np.intp]:
+    """Where runs begin: only characters that may join are in a run with the one before them."""
+    starts = np.ones(len(codes), np.bool_)
+    starts[1:] = (codes[1:] != codes[:-1]) | ~joins[1:]
+    return np.flatnonzero(starts)
+
+
+def _length_class(at: NDArray[np.intp], end: int) -> IntArray:
+    return _LENGTH_CLASS[np.minimum(np.diff(at, append=end), LENGTHS[-1] + 1)]
+
+
+def _lengths(codes: Codes) -> Codes:
+    classed = _kinds(codes) != _OTHER
+    at = _starts(codes, classed)
+    pairs = np.zeros((len(at), 2), codes.dtype)
+    pairs[:, 0] = codes[at]
+    pairs[:, 1] = np.where(classed[at], ord("0") + _length_class(at, len(codes)), 0)
+    flat: Codes = pairs.ravel()
+    kept: Codes = flat[flat != 0]
+    return kept
+
+
+def _runs(codes: Codes) -> Codes:
+    runs: Codes = codes[_starts(codes, codes != ord(END))]
+    return runs
+
+
+def _characters(codes: Codes) -> Codes:
+    known = (_kinds(codes) != _OTHER) & (codes < 128)
+    return np.where(known, ord("x"), codes)
+
+
+def _tokens(codes: Codes) -> Codes:
+    kinds = _kinds(codes)
+    codes = np.where(kinds == _LETTER, ord("w"), np.where(kinds == _NUMERAL, ord("9"), codes))
+    at = _starts(codes, kinds != _OTHER)
+    codes, number = codes[at], kinds[at] == _NUMERAL
+    inside = np.zeros(len(codes), np.bool_)  # the point or comma inside a number, and the digits after it
+    inside[1:-1] = ((codes[1:-1] == ord(".")) | (codes[1:-1] == ord(","))) & number[:-2] & number[2:]
+    inside[1:] |= inside[:-1]
+    return codes[~inside]
+
+
+def _shape(codes: Codes) -> Codes:
+    codes = _tokens(codes)
+    token = (codes == ord("w")) | (codes == ord("9"))
+    first = np.ones(len(codes), np.bool_)
+    first[1:] = ~(token[1:] & token[:-1])  # a word next to a number is one mixed word
+    at = np.flatnonzero(first)
+    codes, token = np.where(np.diff(at, append=len(codes)) > 1, ord("w"), codes[at]), token[at]
+    # A unit is a token with what stands after it. Of equal units in a row one is kept.
+    end = codes == ord(END)
+    units = np.flatnonzero(token | end | np.append(True, end[:-1]))
+    size = np.diff(units, append=len(codes))
+    same = np.zeros(len(units), np.bool_)
+    same[1:] = token[units[1:]] & (size[1:] == size[:-1]) & (size[1:] <= 4)
+    for step in range(4):
+        here = codes[np.minimum(units + step, len(codes) - 1)]
+        same[1:] &= (here[1:] == here[:-1]) | (size[1:] <= step)
+    return codes[np.repeat(~same, size)]
+
+
+def _alphabets(codes: Codes) -> list[str]:
+    codes = np.where(codes == ord("A"), ord("a"), codes)
+    found = np.flatnonzero(np.bincount(codes)) if codes.dtype == np.uint8 else np.unique(codes)
+    found = found[found != ord(END)]
+    ends = np.flatnonzero(codes == ord(END))
+    starts = np.append(0, ends[:-1] + 1)
+    columns = []  # 63 characters at a time: which of them a mask has, as the bits of one number
+    for part in (found[i:i + 63] for i in range(0, max(len(found), 1), 63)):
+        bit = np.zeros(int(codes.max()) + 1, np.int64)
+        bit[part] = 1 << np.arange(len(part))
+        columns.append(np.bitwise_or.reduceat(bit[codes], starts).tolist())
+    letters = [chr(c) for c in found]
+    sets: dict[tuple[int, ...], str] = {}
+    alphabets = []
+    for key in zip(*columns, strict=True):
+        if key not in sets:
+            sets[key] = "".join(c for i, c in enumerate(letters) if key[i // 63] >> i % 63 & 1)
+        alphabets.append(sets[key])
+    return alphabets
+
+
+_LEVELS: tuple[Callable[[Codes], Codes], ...] = (lambda codes: codes, _lengths, _runs, _characters, _tokens, _shape)

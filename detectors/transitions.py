@@ -1,0 +1,160 @@
+"""Which run follows which: a second opinion on columns whose formats are too many to count.
+
+A mask is a sequence of runs (`Berlin-12` -> A1 a5 -1 92) between two ends. Each run has a probability given the two before
+it, smoothed with that given the one before and that of the run alone (trigrams with Dirichlet backoff: MacKay and Peto 1995,
+doi:10.1017/S1351324900000218). The surprise of a value is its least probable run, in nats: one odd place makes an odd value,
+however long the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors import shapes
+from detectors.shapes import IntArray
+
+type FloatArray = NDArray[np.float64]
+
+BACKOFF = 8.0  # what a shorter context counts for, in runs seen
+FEWEST = 50  # values without which there is no tail to see
+# The cut is where so few normal values are expected, by an exponential tail through two quantiles of the left-out surprises:
+# damaged values of the history lie beyond both. A fifth is added, and more where values are few, because the tail is rough.
+RARE, BODY, TAIL, SLACK, ROUGH = 0.002, 0.1, 0.03, 1.2, 10.0
+START, STOP, UNSEEN = 0, 1, 2  # ids; those of the runs follow
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """`vocabulary` (v,) runs as detectors.shapes codes them; `trigrams` (t, 3) ids and how often each was seen, (t,).
+
+    A surprise of `cut` nats is exceeded by RARE of normal values, and each `scale` more by 1 / e of those; `beyond` of
+    the values learnt from exceed it, each with itself left out.
+    """
+
+    vocabulary: tuple[int, ...]
+    trigrams: IntArray
+    seen: FloatArray
+    cut: float = math.inf
+    scale: float = 1.0
+    beyond: int = 0
+
+    @classmethod
+    def fit(cls, counts: Mapping[str, int]) -> Self | None:
+        """From counts by mask; None below FEWEST values. Every value's surprise is taken with the value itself left out."""
+        masks, weights = list(counts), np.fromiter(counts.values(), np.float64, len(counts))
+        if weights.sum() < FEWEST:
+            return None
+        tokens, bounds = shapes.runs(masks)
+        vocabulary = tuple(np.unique(tokens).tolist())
+        size = len(vocabulary) + 3
+        places = _places(tokens, bounds, vocabulary)
+        distinct, inverse = np.unique(np.ravel_multi_index(places.ids, (size, size, size)), return_inverse=True)
+        trigrams = np.stack(np.unravel_index(distinct, (size, size, size)), axis=1)
+        fitted = cls(vocabulary, trigrams, np.bincount(inverse, np.repeat(weights, places.sizes), len(distinct)))
+        surprise = np.sort(np.repeat(fitted._left_out(places, inverse), weights.astype(np.int64)))
+        near, far = np.quantile(surprise, [1 - BODY, 1 - TAIL])
+        scale = max(float(far - near) / math.log(BODY / TAIL), 1e-3)
+        cut = SLACK * (1.0 + ROUGH / len(surprise)) * (float(near) + scale * math.log(BODY / RARE))
+        return cls(vocabulary, trigrams, fitted.seen, cut, scale, int((surprise > cut).sum()))
+
+    def surprises(self, masks: Sequence[str]) -> FloatArray:
+        """(n,) nats of each mask's least probable run."""
+        if not masks:
+            return np.empty(0)
+        places = _places(*shapes.runs(masks), self.vocabulary)
+        first, second, own = places.ids
+        size = len(self.vocabulary) + 3
+        row = self._tables.row.take(first * size + second)
+        nats = self._tables.nats.take(row * size + own)
+        return np.maximum.reduceat(nats, places.starts)
+
+    @cached_property
+    def _tables(self) -> _Tables:
+        size = len(self.vocabulary) + 3
+        first, second, own = self.trigrams.T
+        alone = np.bincount(own, self.seen, size)
+        alone = (alone + BACKOFF / size) / (alone.sum() + BACKOFF)
+        pairs = np.zeros((size, size))
+        np.add.at(pairs, (second, own), self.seen)
+        pairs = (pairs + BACKOFF * alone) / (pairs.sum(axis=1, keepdims=True) + BACKOFF)
+        contexts, at = np.unique(first * size + second, return_inverse=True)
+        triples = np.zeros((len(contexts), size))
+        np.add.at(triples, (at, own), self.seen)
+        triples = (triples + BACKOFF * pairs[contexts % size]) / (triples.sum(axis=1, keepdims=True) + BACKOFF)
+        row = np.tile(np.arange(size), size)
+        row[contexts] = size + np.arange(len(contexts))
+        return _Tables(row, -np.log(np.concatenate([pairs, triples])))
+
+    def _left_out(self, places: _Places, inverse: IntArray) -> FloatArray:
+        """(n,) the surprise of every mask learnt from, had one value of it not been there."""
+        size = len(self.vocabulary) + 3
+        first, second, own = self.trigrams.T
+        nowhere = np.zeros_like(own)
+        p: FloatArray | float = 1.0 / size
+        for key, context in ((own, nowhere), (second * size + own, second), (np.arange(len(own)), first * size + second)):
+            seen, before = (self._elsewhere(group, places, inverse) for group in (key, context))
+            p = (seen + BACKOFF * p) / (before + BACKOFF)
+        return np.maximum.reduceat(-np.log(p), places.starts)
+
+    def _elsewhere(self, key: IntArray, places: _Places, inverse: IntArray) -> FloatArray:
+        """(t,) a key of each trigram -> (r,) how often the key of each place was seen, the place's own value left out."""
+        groups, group = np.unique(key, return_inverse=True)
+        total = np.bincount(group, self.seen, len(groups))
+        place = group[inverse]
+        owner = np.repeat(np.arange(len(places.sizes)), places.sizes)
+        _, same, times = np.unique(owner * len(groups) + place, return_inverse=True, return_counts=True)
+        return np.asarray(total[place] - times[same], np.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"vocabulary": list(self.vocabulary), "trigrams": self.trigrams.ravel().tolist(), "seen": self.seen.tolist(),
+                "cut": self.cut, "scale": self.scale, "beyond": self.beyond}
+
+    @classmethod
+    def from_json(cls, own: Mapping[str, Any]) -> Self:
+        return cls(tuple(own["vocabulary"]), np.array(own["trigrams"], np.int64).reshape(-1, 3),
+                   np.array(own["seen"], np.float64), own["cut"], own["scale"], own["beyond"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Surprises by ids: of every pair of runs (s * s,) the row of `nats` (rows, s), its last run's where it never came."""
+
+    row: IntArray
+    nats: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Every run of n masks and the end of each: ids (3, r) of the two runs before and its own, and where a mask's begin."""
+
+    ids: tuple[IntArray, IntArray, IntArray]
+    starts: IntArray
+    sizes: IntArray
+
+
+def _places(tokens: IntArray, bounds: IntArray, vocabulary: tuple[int, ...]) -> _Places:
+    """From what detectors.shapes.runs returns."""
+    known = np.array(vocabulary, np.int64)
+    table = np.full(known[-1] + 2 if len(known) else 1, UNSEEN)
+    table[known] = np.arange(len(known)) + 3
+    ids = table.take(tokens, mode="clip")
+    n = len(bounds) - 1
+    order = np.arange(n)
+    # START START run run ... STOP for every mask: its runs shifted by two places a mask, and one for each end before.
+    padded = np.full(len(tokens) + 3 * n, START)
+    inside = np.ones(len(padded), np.bool_)
+    starts = bounds[:-1] + 3 * order
+    stops = bounds[1:] + 3 * order + 2
+    inside[starts] = inside[starts + 1] = inside[stops] = False
+    padded[inside] = ids
+    padded[stops] = STOP
+    inside[stops] = True
+    at = np.flatnonzero(inside)
+    return _Places((padded[at - 2], padded[at - 1], padded[at]), bounds[:-1] + order, np.diff(bounds) + 1)
