@@ -80,8 +80,8 @@ async def measure(calls: int) -> None:
     for name, call, against in library_calls(days):
         taken = timed(call, max(calls // 40, 20))
         report(f"(c) {name}", taken)
-        print(f"    {taken.p50 / decision[against].p50:.0f} times our decision, {taken.p50 / handler[against].p50:.0f} times "
-              "our whole handler")
+        ratios = taken.p50 / decision[against].p50, taken.p50 / handler[against].p50
+        print(f"    {ratios[0]:.0f} times our decision, {ratios[1]:.0f} times our whole handler")
     for family, payload in models.items():
         report(f"(e) load and verify {family}", timed(load_call(payload), max(calls // 40, 20)))
 
