@@ -12,14 +12,14 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from detectors.champion import find_model, model_use
 from detectors.timeliness_answer import answered, judge_events, silent
 from detectors.timeliness_case import Case, Place, build
 from detectors.timeliness_history import seconds
 from detectors.timeliness_verdict import find, judge_with_filter, judge_with_model, minutes_of, threshold_of
 from shared.catalogue import Catalogue, Loaded
-from shared.contract import ModelUse
 from shared.contract_timeliness import JudgedArrival, TimelinessAnswer, TimelinessRequest
-from shared.errors import ModelNotFound, ModelUnavailable, StorageUnavailable
+from shared.errors import StorageUnavailable
 from shared.history import History, Point, Series
 
 # Arrivals are points of the history: when they came, and as value the minutes after due. Their event lags lie beside them.
@@ -103,25 +103,11 @@ class _Known:
 
 def _look_up(request: TimelinessRequest, catalogue: Catalogue) -> _Known:
     table_id = request.table_id
+    name = model_name(table_id) if table_id else None
+    model, warnings = find_model(request, name, catalogue, "the lag filter", bool(request.historical_data))
     if table_id is None:
-        if request.require_model:
-            raise ModelNotFound("A model is required, and the request names no table.", "table_id")
         return _Known()
-    model, stored, events, warnings = None, None, None, []
-    try:
-        model = catalogue.model(model_name(table_id))
-        if model is not None and model.stale:
-            warnings.append(f"The model in memory answered. {model.stale}")
-    except ModelUnavailable as error:
-        if not request.fallback:
-            raise
-        warnings.append(f"The table's model could not be used, the lag filter answered: {error.message}")
-    except StorageUnavailable as error:
-        if not request.fallback:
-            raise ModelUnavailable(error.message) from error
-        if not request.historical_data:
-            raise
-        warnings.append("Storage does not answer: the verdict rests on the history of the request alone.")
+    stored, events = None, None
     try:
         asked = request.as_of or request.timestamp
         until = datetime.fromtimestamp(seconds(asked, request.timezone or "UTC"), UTC) if asked else None
@@ -134,8 +120,6 @@ def _look_up(request: TimelinessRequest, catalogue: Catalogue) -> _Known:
             raise
         if not warnings:
             warnings.append("Storage does not answer: stored history was left out.")
-    if model is None and request.require_model:
-        raise ModelNotFound(f"There is no model {model_name(table_id)}.", "table_id")
     return _Known(model, stored, events, tuple(warnings))
 
 
@@ -149,15 +133,9 @@ def _evaluate(request: TimelinessRequest, case: Case, place: Place, known: _Know
     finding = find(place, case.as_of, judgement, threshold, request, known=known_arrivals > 0)
     answer = answered(request, case, place, finding, threshold)
     if model and by_model:
-        answer.model = _model_use(model)
+        answer.model = model_use(model)
     elif model:
         answer.warnings.append("The model has too little recent history: the lag filter answered.")
     if math.isfinite(place.lag) and answer.event_lag_minutes is not None:
         judge_events(answer, case.arrivals.event_lag[:-1], threshold)
     return answer
-
-
-def _model_use(loaded: Loaded) -> ModelUse:
-    card = loaded.artefact.card
-    return ModelUse(name=loaded.name, version=loaded.version, algorithm=card["algorithm"], sha256=loaded.sha256,
-                    trained_at=card.get("trained_at"), quality=card.get("quality"))

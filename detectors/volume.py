@@ -16,12 +16,13 @@ import numpy as np
 
 from detectors import calendar, structural, words
 from detectors.artefact import Artefact
+from detectors.champion import find_model, model_use
 from detectors.context import Context, IntArray, calendar_of, gather, utc
 from detectors.decision import Decision, Judgement, decide, threshold_of
 from detectors.replays import Replays
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import Deviation, Effect, HistoryUse, Holidays, ModelUse, VolumeAnswer, VolumeRequest
-from shared.errors import ModelNotFound, ModelUnavailable, StorageUnavailable
+from shared.errors import StorageUnavailable
 from shared.history import Point, Series
 
 _replays = Replays()
@@ -82,25 +83,11 @@ class _Known:
 
 
 def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
+    name = model_name(request.table_id) if request.table_id else None
+    model, warnings = find_model(request, name, catalogue, "the structural baseline", bool(request.historical_data))
     if request.table_id is None:
-        if request.require_model:
-            raise ModelNotFound("A model is required, and the request names no table.", "table_id")
         return _Known()
-    model, stored, warnings = None, None, []
-    try:
-        model = catalogue.model(model_name(request.table_id))
-        if model is not None and model.stale:
-            warnings.append(f"The model in memory answered. {model.stale}")
-    except ModelUnavailable as error:
-        if not request.fallback:
-            raise
-        warnings.append(f"The table's model could not be used, the structural baseline answered: {error.message}")
-    except StorageUnavailable as error:
-        if not request.fallback:
-            raise ModelUnavailable(error.message) from error
-        if not request.historical_data:
-            raise
-        warnings.append("Storage does not answer: the verdict rests on the history of the request alone.")
+    stored = None
     try:
         moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC")) if request.timestamp else None
         stored = catalogue.series("volume", request.table_id, moment)
@@ -111,8 +98,6 @@ def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
             raise
         if not warnings:
             warnings.append("Storage does not answer: stored history was left out.")
-    if model is None and request.require_model:
-        raise ModelNotFound(f"There is no model {model_name(request.table_id)}.", "table_id")
     return _Known(model, stored, tuple(warnings))
 
 
@@ -161,7 +146,7 @@ def _evaluate(request: VolumeRequest, case: _Case, known: _Known, threshold: flo
             if judgement is None:
                 warnings.append("The model has too little recent history or is too old: the structural baseline answered.")
             else:
-                model, window = _model_use(known.model), card["window"]
+                model, window = model_use(known.model), card["window"]
     if judgement is None:
         judgement = judge_with_baseline(case.context, case.holiday, case.bucket, value, threshold, request.granularity,
                                         request.table_id)
@@ -208,12 +193,6 @@ def judge_with_baseline(context: Context, holiday: IntArray, bucket: int, value:
     if not verdict.ready:
         return None
     return Judgement(verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.effects)
-
-
-def _model_use(loaded: Loaded) -> ModelUse:
-    card = loaded.artefact.card
-    return ModelUse(name=loaded.name, version=loaded.version, algorithm=card["algorithm"], sha256=loaded.sha256,
-                    trained_at=card.get("trained_at"), quality=card.get("quality"))
 
 
 def _answer(request: VolumeRequest, case: _Case, judgement: Judgement, decision: Decision, threshold: float,

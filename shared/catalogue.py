@@ -68,7 +68,7 @@ class Catalogue:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._clock = settings, clock
+        self.settings, self.clock = settings, clock
         self.blobs = Blobs(settings)
         self.registry = Registry(self.blobs, settings)
         self.history = History(settings)
@@ -77,6 +77,12 @@ class Catalogue:
                                                 size=_slot_bytes, aged=_aged_slot)
         self._series: Cache[tuple[str, str], _Window] = Cache(SERIES_CACHE_BYTES, settings.recheck_seconds, clock,
                                                               size=_window_bytes, aged=_aged_window)
+        self._memories: dict[str, Any] = {}
+
+    def memory[T](self, detector: str, make: Callable[[Catalogue], T]) -> T:
+        """What a detector keeps beside models and points, as long as this catalogue lives; made at its first use."""
+        memory: T | None = self._memories.get(detector)
+        return memory if memory is not None else self._memories.setdefault(detector, make(self))
 
     def model(self, name: str) -> Loaded | None:
         """The champion, or the model before it where the champion cannot be used; None where none was ever promoted.
@@ -94,14 +100,14 @@ class Catalogue:
 
         Raises StorageUnavailable where storage does not answer and nothing is in memory, InvalidRequest.
         """
-        start = _days_before(until or datetime.now(UTC), self._settings.history_days)
+        start = _days_before(until or datetime.now(UTC), self.settings.history_days)
         window = self._series.get((detector, table_id), lambda known: self._read(detector, table_id, start, known),
                                   fits=lambda known: known.start <= start)
         return window.series
 
     def note(self, detector: str, table_id: str, point: Point) -> None:
         """Adds a point just judged to the series in memory, so that the next call sees it."""
-        forget_at = self._clock() + NOTED_SECONDS
+        forget_at = self.clock() + NOTED_SECONDS
         self._series.change((detector, table_id), lambda known: replace(
             known, series=known.series.with_point(point), noted=(*known.noted, (forget_at, point))))
 
@@ -114,7 +120,7 @@ class Catalogue:
         slots = list(self._models.values())
         return {
             "models": {"loaded": sum(slot.loaded is not None for _, slot in slots), "bytes": self._models.size_bytes,
-                       "limit_bytes": self._settings.model_cache_bytes},
+                       "limit_bytes": self.settings.model_cache_bytes},
             "series": {"loaded": sum(1 for _ in self._series.values()), "bytes": self._series.size_bytes,
                        "limit_bytes": SERIES_CACHE_BYTES},
             "refused": [{"name": name, "version": slot.refused, "reason": slot.reason}
@@ -124,7 +130,7 @@ class Catalogue:
 
     def _look(self, name: str, known: _Slot) -> _Slot:
         """Reads the pointer and loads what it points at, where that is news."""
-        retry = known.reason is not None and self._clock() >= known.retry_at
+        retry = known.reason is not None and self.clock() >= known.retry_at
         try:
             champion = self.registry.champion(name, None if retry else known.etag)
         except CorruptArtefact as error:
@@ -165,12 +171,12 @@ class Catalogue:
 
     def _refusing(self, known: _Slot, etag: str | None, version: str | None, reason: str) -> _Slot:
         loaded = known.loaded and replace(known.loaded, stale=reason)
-        return _Slot(etag, loaded, version, reason, self._clock() + REFUSED_SECONDS)
+        return _Slot(etag, loaded, version, reason, self.clock() + REFUSED_SECONDS)
 
     def _read(self, detector: str, table_id: str, start: datetime, known: _Window | None) -> _Window:
         start = _days_before(start, SLACK_DAYS)
         series = self.history.read(detector, table_id, start)
-        noted = tuple(n for n in known.noted if n[0] > self._clock()) if known else ()
+        noted = tuple(n for n in known.noted if n[0] > self.clock()) if known else ()
         for _, point in noted:
             series = series.with_point(point)
         return _Window(start, series, noted)
