@@ -49,7 +49,7 @@ def detect(request: PatternRequest, catalogue: Catalogue, now: datetime) -> Patt
     moment = utc(request.timestamp, ZoneInfo(zone)) if request.timestamp else None
     history, said = told(request.historical_data, zone, moment)
     known = _look_up(request, catalogue, history, moment or now)
-    threshold = threshold_of(request)  # type: ignore[arg-type]  # it asks for what every detector's request has
+    threshold = threshold_of(request)
     if known.column is None or not batch.rows:
         answer = silent(request, batch, known.column, known.seen, moment)
     else:

@@ -90,10 +90,11 @@ class Column:
 
 def kinds_of(nats: FloatArray, damage: Sequence[str]) -> list[str]:
     """(n, f) nats of surprise and the damage shown -> in what way each value is unusual, "" where it is not."""
-    flagged = nats.max(axis=1, initial=0.0) >= UNUSUAL_NATS
     names = (NEW, "", SEQUENCE, SHAPE)
-    return [(kind or names[min(column, 3)]) if unusual else ""
-            for unusual, kind, column in zip(flagged.tolist(), damage, nats.argmax(axis=1).tolist(), strict=True)]
+    kinds = [""] * len(damage)
+    for i in np.flatnonzero(nats.max(axis=1, initial=0.0) >= UNUSUAL_NATS).tolist():
+        kinds[i] = damage[i] or names[min(int(nats[i].argmax()), 3)]
+    return kinds
 
 
 def without_bursts(batches: Sequence[Batch]) -> list[Batch]:

@@ -28,10 +28,10 @@ _LETTER = re.compile("[^\\W\\d_]")
 
 def universals(some: Sequence[str]) -> dict[int, str]:
     """The damage that shapes show whatever their column, by their place."""
-    # One look at all of them first: nearly none is odd.
-    suspects = range(len(some)) if not "".join(some).isprintable() else [
-        i for i, shape in enumerate(some) if shape[:1] in "< " or shape[-1] == " " or not shape.isascii()]
-    return {i: kind for i in suspects if (kind := universal(some[i]))}
+    joined = "".join(some)
+    if joined.isascii() and joined.isprintable():  # then only marks and spaces at the ends are odd
+        return {i: universal(shape) for i, shape in enumerate(some) if shape[0] in "< " or shape[-1] == " "}
+    return {i: kind for i, shape in enumerate(some) if (kind := universal(shape))}
 
 
 def universal(shape: str) -> str:

@@ -43,10 +43,7 @@ class Tally:
         missing = distinct.pop(None, 0)
         texts: list[str] = list(distinct)  # type: ignore[arg-type]  # None is gone
         counts: dict[str, int] = {}
-        for text, mask, count in zip(texts, shapes.masks(texts), distinct.values(), strict=True):
-            # Most values are neither short enough for a placeholder nor begin with what their middle begins with.
-            plain = len(text) > LONGEST_PLACEHOLDER + 8 and text[0] != text[len(text) // 2] and text[0] != " "
-            shape = mask if plain else _mark(text) or mask
+        for shape, count in zip(shapes_of(texts), distinct.values(), strict=True):
             counts[shape] = counts.get(shape, 0) + count
         return cls(counts, missing)
 
@@ -75,6 +72,13 @@ class Tally:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Tally:
         return cls(document["patterns"], document.get("missing", 0))
+
+
+def shapes_of(values: Sequence[str]) -> list[str]:
+    """The shape of every value, in order."""
+    # Most values are neither short enough for a placeholder nor begin with what their middle begins with.
+    return [mask if len(text) > LONGEST_PLACEHOLDER + 8 and text[0] != text[len(text) // 2] and text[0] != " "
+            else _mark(text) or mask for text, mask in zip(values, shapes.masks(values), strict=True)]
 
 
 def is_shape(text: str) -> bool:

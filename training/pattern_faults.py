@@ -1,6 +1,6 @@
 """What exports, imports and people do to a value: the faults that a detector of formats is measured with.
 
-A fault takes a value, or its shape, which breaks the same way; it returns None where it would change nothing.
+A fault takes a value, or its shape, which breaks the same way; None where it would change nothing.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from random import Random
 PLACEHOLDERS = ("N/A", "null", "unknown", "???", "-", "none")
 PREFIXES = ("ID:", "+", "#")
 SEPARATORS = " -_./:"
-LOOK_ALIKE = {"0": "O", "1": "Il", "5": "S", "8": "B", "9": "B"}  # 9 stands for every digit in a shape
+LOOK_ALIKES = {"0": "O", "1": "Il", "5": "S", "8": "B", "9": "B"}  # 9 stands for every digit in a shape
+
+type Fault = Callable[[Random, str], str | None]
 
 
-def _case(random: Random, value: str) -> str:
-    return value.swapcase()
+def _case(random: Random, value: str) -> str | None:
+    return value.swapcase() if value.swapcase() != value else None
 
 
-def _pad(random: Random, value: str) -> str:
+def _padding(random: Random, value: str) -> str | None:
     return random.choice((" " + value, value + " "))
 
 
-def _doubled(random: Random, value: str) -> str:
-    return value + value
+def _doubled(random: Random, value: str) -> str | None:
+    return value + value or None
 
 
 def _foreign(random: Random, value: str) -> str | None:
@@ -40,19 +42,27 @@ def _separator_lost(random: Random, value: str) -> str | None:
 
 def _separator_swapped(random: Random, value: str) -> str | None:
     at = _separator(random, value)
-    return None if at is None else value[:at] + random.choice([s for s in SEPARATORS if s != value[at]]) + value[at + 1:]
+    return None if at is None else value[:at] + random.choice(SEPARATORS.replace(value[at], "")) + value[at + 1:]
 
 
 def _letter_for_digit(random: Random, value: str) -> str | None:
-    places = [i for i, c in enumerate(value) if c in LOOK_ALIKE]
+    places = [i for i, c in enumerate(value) if c in LOOK_ALIKES]
     if not places:
         return None
     at = random.choice(places)
-    return value[:at] + random.choice(LOOK_ALIKE[value[at]]) + value[at + 1:]
+    return value[:at] + random.choice(LOOK_ALIKES[value[at]]) + value[at + 1:]
 
 
 def _cut(random: Random, value: str) -> str | None:
     return value[:random.randrange(1, len(value))] if len(value) > 1 else None
+
+
+def _prefix(random: Random, value: str) -> str | None:
+    return random.choice(PREFIXES) + value
+
+
+def _placeholder(random: Random, value: str) -> str | None:
+    return random.choice(PLACEHOLDERS)
 
 
 def _separator(random: Random, value: str) -> int | None:
@@ -60,15 +70,15 @@ def _separator(random: Random, value: str) -> int | None:
     return random.choice(places) if places else None
 
 
-FAULTS: dict[str, Callable[[Random, str], str | None]] = {
-    "case": lambda r, v: None if v.swapcase() == v else _case(r, v),
-    "padding": _pad,
+FAULTS: dict[str, Fault] = {
+    "case": _case,
+    "padding": _padding,
     "doubled": _doubled,
     "foreign letter": _foreign,
     "separator lost": _separator_lost,
     "separator swapped": _separator_swapped,
     "letter for digit": _letter_for_digit,
     "cut": _cut,
-    "prefix": lambda r, v: r.choice(PREFIXES) + v,
-    "placeholder": lambda r, v: r.choice(PLACEHOLDERS),
+    "prefix": _prefix,
+    "placeholder": _placeholder,
 }

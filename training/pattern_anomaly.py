@@ -1,0 +1,151 @@
+"""Trains the pattern model of one string column: its formats, alone or with an autoencoder, whichever finds more."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Any, get_args
+
+from detectors import tally
+from detectors.artefact import SCHEMA
+from detectors.pattern import model_name
+from detectors.pattern_column import Batch, Column
+from detectors.pattern_history import merged, told
+from detectors.tally import Tally
+from shared.contract_pattern import PatternAlgorithm, PatternTrainRequest
+from shared.errors import InvalidRequest
+from shared.history import EXCLUDED, STATUSES
+from shared.registry import Registry
+from training import candidates, pattern_backtest, pattern_graph
+from training.candidates import Candidate
+from training.evaluation import Scores
+from training.pattern_families import fit
+from training.pattern_faults import FAULTS
+from training.series import NotEnoughHistory
+
+BASELINE = "formats"
+# The baseline first: the others have to beat it.
+FAMILIES = tuple(name for name in get_args(PatternAlgorithm.__value__) if name != "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The training data of one column: its batches, oldest first, as shapes."""
+
+    table_id: str
+    column: str
+    timezone: str
+    batches: tuple[Batch, ...]
+    excluded: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """What the job tells about its data."""
+        stamps = [_stamp(batch.timestamp) for batch in self.batches if batch.timestamp]
+        return {"column": self.column, "from": stamps[0] if stamps else None, "to": stamps[-1] if stamps else None,
+                "points": len(self.batches) + self.excluded, "used": len(self.batches), "excluded": self.excluded,
+                "missing": 0, "values": sum(batch.tally.rows for batch in self.batches)}
+
+    def to_json(self) -> bytes:
+        own = {"table_id": self.table_id, "column": self.column, "timezone": self.timezone, "excluded": self.excluded}
+        batches = [{"timestamp": batch.timestamp and batch.timestamp.isoformat(), "missing": batch.tally.missing,
+                    "patterns": dict(batch.tally.counts)} for batch in self.batches]
+        return json.dumps(own | {"batches": batches}).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Prepared:
+        own = json.loads(text)
+        batches = (Batch(datetime.fromisoformat(b["timestamp"]) if b["timestamp"] else None,
+                         Tally(b["patterns"], b["missing"])) for b in own.pop("batches"))
+        return cls(batches=tuple(batches), **own)
+
+
+def prepare(request: PatternTrainRequest, stored: Iterable[tuple[datetime, dict[str, Any], str]] | None) -> Prepared:
+    """The batches of the last `training_days`: the documents stored under detectors.pattern_history.series_name, with those
+    of the request. Raises InvalidRequest where there is none.
+    """
+    kept, excluded = [], 0
+    for moment, document, status in stored or ():
+        if status == STATUSES[EXCLUDED]:
+            excluded += 1
+        else:
+            kept.append(Batch(moment, Tally.from_document(document)))
+    batches = merged(kept, told(request.historical_data, request.timezone, None)[0])
+    dated = [batch.timestamp for batch in batches if batch.timestamp is not None]
+    first = dated[-1] - timedelta(days=request.training_days) if dated else None
+    recent = [b for b in batches if b.timestamp is None or first is None or b.timestamp > first]
+    if not any(batch.tally.rows for batch in recent):
+        raise InvalidRequest(f"There is no history of {request.table_id}, column {request.column}: send historical_data, or "
+                             "values with a timestamp to /api/v1/detect/pattern.", "table_id")
+    return Prepared(request.table_id, request.column, request.timezone, tuple(recent), excluded)
+
+
+def families(request: PatternTrainRequest, registry: Registry) -> list[str]:
+    """Which families a job tries: all, or the one asked for with those it is compared with."""
+    if request.algorithm == "auto":
+        return list(FAMILIES)
+    name = model_name(request.table_id, request.column)
+    champion = registry.champion(name)
+    rivals: set[str] = {request.algorithm, BASELINE}
+    if champion is not None:
+        rivals.add(registry.manifest(name, champion.version).card["algorithm"])
+    return [family for family in FAMILIES if family in rivals]
+
+
+def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
+    """Back-tests one family on held-out values, then fits it on all and exports it. Never raises for want of data."""
+    began = time.perf_counter()
+    figures: dict[str, Any] = {"algorithm": algorithm}
+    try:
+        scores = pattern_backtest.held_out(algorithm, prepared.batches)
+        column = Column.of(prepared.batches)
+        if column is None:
+            raise NotEnoughHistory(pattern_backtest.FEWEST, sum(batch.tally.rows for batch in prepared.batches))
+        fitted = fit(algorithm, column, tally.merged(batch.tally for batch in prepared.batches))
+    except NotEnoughHistory as error:
+        return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
+    figures["quality"] = quality(scores)
+    card = _card(prepared, algorithm) | {"quality": figures["quality"]}
+    payload = pattern_graph.export(fitted, card)
+    parity = fitted.check_parity()
+    figures |= {"parity": asdict(parity), "artefact_bytes": len(payload), "seconds": round(time.perf_counter() - began, 2)}
+    if not parity.holds:
+        return Candidate(algorithm, figures | {"error": "the ONNX graph differs from its library"})
+    return Candidate(algorithm, figures, payload, card, scores)
+
+
+def quality(scores: Scores) -> dict[str, Any]:
+    """Precision, recall, F1 and false positive rate for one value, by injected fault."""
+    return candidates.quality(scores, tuple(FAULTS))
+
+
+def compare(rivals: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with their figures on the same values."""
+    return candidates.compare(rivals, quality)
+
+
+def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
+    """The one asked for, else the best: the formats alone unless they are beaten beyond noise. Raises InvalidRequest."""
+    return candidates.choose(rivals, BASELINE, algorithm)
+
+
+def publish_best(rivals: Sequence[Candidate], request: PatternTrainRequest, registry: Registry) -> dict[str, Any]:
+    """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
+    compared = compare(rivals)
+    best = choose(compared, request.algorithm)
+    return candidates.publish(best, compared, model_name(request.table_id, request.column), request.promote, registry)
+
+
+def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, "detector": "pattern", "algorithm": algorithm,
+            "name": model_name(prepared.table_id, prepared.column), "column_name": prepared.column,
+            "window": 0, "valid_until": None, "factors": [], "timezone": prepared.timezone,
+            "trained_at": _stamp(datetime.now(UTC)), "training": prepared.facts(),
+            "libraries": {name: version(name) for name in ("numpy", "scikit-learn", "onnx", "ndonnx")}}
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
