@@ -5,8 +5,9 @@
 prints it for each CSV of DATA (value, label) and its predictions (score). All rows count, as in the benchmark, the first
 part too: the volume needs the whole series, and there is nothing in that part a score could be fitted to.
 
-Paparrizos et al., "Volume Under the Surface", PVLDB 15(11), 2022, doi:10.14778/3551793.3551830; the details (250 cuts, the
-buffer's slope, the window from the autocorrelation) are those of Liu and Paparrizos, "The Elephant in the Room", NeurIPS 2024.
+Paparrizos et al., "Volume Under the Surface", PVLDB 15(11), 2022, doi:10.14778/3551793.3551830; the details (250 cuts,
+the buffer's slope, the window from the autocorrelation) are those of Liu and Paparrizos, "The Elephant in the Room",
+NeurIPS 2024.
 """
 
 from __future__ import annotations
@@ -76,14 +77,15 @@ def _stretches(labels: IntArray) -> list[tuple[int, int]]:
 
 
 def _buffered(labels: IntArray, stretches: list[tuple[int, int]], width: int) -> FloatArray:
-    worth = labels.astype(float)
+    worth = labels.astype(np.float64)
     slope = np.sqrt(1.0 - np.arange(1, width // 2 + 1) / max(width, 1))
     for start, end in stretches:
         after = worth[end:end + len(slope)]
         after += slope[:len(after)]
         before = worth[max(start - len(slope), 0):start]
         before += slope[:len(before)][::-1]
-    return np.minimum(worth, 1.0)
+    worth[worth > 1.0] = 1.0
+    return worth
 
 
 def _merged(stretches: list[tuple[int, int]], reach: int, length: int) -> list[tuple[int, int]]:
