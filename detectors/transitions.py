@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -27,6 +27,8 @@ FEWEST = 50  # values without which there is no tail to see
 # The cut is where so few normal values are expected, by an exponential tail through two quantiles of the left-out surprises:
 # damaged values of the history lie beyond both. A fifth is added, and more where values are few, because the tail is rough.
 RARE, BODY, TAIL, SLACK, ROUGH = 0.002, 0.1, 0.03, 1.2, 10.0
+# Whatever its place, a run that follows the two before it in so many values is no rarity.
+KNOWN_SHARE, KNOWN = 0.005, 3.0
 START, STOP, UNSEEN = 0, 1, 2  # ids; those of the runs follow
 
 
@@ -41,6 +43,7 @@ class Transitions:
     vocabulary: tuple[int, ...]
     trigrams: IntArray
     seen: FloatArray
+    known: float = math.inf
     cut: float = math.inf
     scale: float = 1.0
     beyond: int = 0
@@ -57,12 +60,13 @@ class Transitions:
         places = _places(tokens, bounds, vocabulary)
         distinct, inverse = np.unique(np.ravel_multi_index(places.ids, (size, size, size)), return_inverse=True)
         trigrams = np.stack(np.unravel_index(distinct, (size, size, size)), axis=1)
-        fitted = cls(vocabulary, trigrams, np.bincount(inverse, np.repeat(weights, places.sizes), len(distinct)))
+        fitted = cls(vocabulary, trigrams, np.bincount(inverse, np.repeat(weights, places.sizes), len(distinct)),
+                     known=max(KNOWN, KNOWN_SHARE * float(weights.sum())))
         surprise = np.sort(np.repeat(fitted._left_out(places, inverse), weights.astype(np.int64)))
         near, far = np.quantile(surprise, [1 - BODY, 1 - TAIL])
         scale = max(float(far - near) / math.log(BODY / TAIL), 1e-3)
         cut = SLACK * (1.0 + ROUGH / len(surprise)) * (float(near) + scale * math.log(BODY / RARE))
-        return cls(vocabulary, trigrams, fitted.seen, cut, scale, int((surprise > cut).sum()))
+        return replace(fitted, cut=cut, scale=scale, beyond=int((surprise > cut).sum()))
 
     def surprises(self, masks: Sequence[str]) -> FloatArray:
         """(n,) nats of each mask's least probable run."""
@@ -87,10 +91,11 @@ class Transitions:
         contexts, at = np.unique(first * size + second, return_inverse=True)
         triples = np.zeros((len(contexts), size))
         np.add.at(triples, (at, own), self.seen)
-        triples = (triples + BACKOFF * pairs[contexts % size]) / (triples.sum(axis=1, keepdims=True) + BACKOFF)
+        p = (triples + BACKOFF * pairs[contexts % size]) / (triples.sum(axis=1, keepdims=True) + BACKOFF)
+        p[triples >= self.known] = 1.0
         row = np.tile(np.arange(size), size)
         row[contexts] = size + np.arange(len(contexts))
-        return _Tables(row, -np.log(np.concatenate([pairs, triples])))
+        return _Tables(row, -np.log(np.concatenate([pairs, p])))
 
     def _left_out(self, places: _Places, inverse: IntArray) -> FloatArray:
         """(n,) the surprise of every mask learnt from, had one value of it not been there."""
@@ -114,12 +119,12 @@ class Transitions:
 
     def to_json(self) -> dict[str, Any]:
         return {"vocabulary": list(self.vocabulary), "trigrams": self.trigrams.ravel().tolist(), "seen": self.seen.tolist(),
-                "cut": self.cut, "scale": self.scale, "beyond": self.beyond}
+                "known": self.known, "cut": self.cut, "scale": self.scale, "beyond": self.beyond}
 
     @classmethod
     def from_json(cls, own: Mapping[str, Any]) -> Self:
         return cls(tuple(own["vocabulary"]), np.array(own["trigrams"], np.int64).reshape(-1, 3),
-                   np.array(own["seen"], np.float64), own["cut"], own["scale"], own["beyond"])
+                   np.array(own["seen"], np.float64), own["known"], own["cut"], own["scale"], own["beyond"])
 
 
 @dataclass(frozen=True, slots=True)
