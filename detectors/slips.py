@@ -20,6 +20,7 @@ UNIVERSAL = (PADDING, PLACEHOLDER, EMPTY, DOUBLED, CONTROL)
 UNMISTAKABLE = (PADDING, PLACEHOLDER, DOUBLED, CONTROL, FOREIGN)
 LONGEST = 64  # in a longer mask no separator is looked for
 MOST_SEPARATORS = 8
+ALPHABET = shapes.LEVELS.index("alphabet")
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\u202a-\u202e\ufeff\ufffd]")
 _NOT_ASCII = re.compile("[^\x00-\x7f]")
@@ -96,7 +97,7 @@ def explain(masks: Sequence[str], level: int, known: dict[str, int], between: Se
         if (count := known.get(format_, 0)) > best[i][0]:
             best[i] = (count, slip, format_)
     for i, format_ in enumerate(shapes.formats(masks, level)):
-        if not best[i][0]:
+        if not best[i][0] and level < ALPHABET:  # the start of an alphabet is no alphabet cut short
             longer = [other for other in known if other.startswith(format_) and other != format_]
             if longer:
                 commonest = max(longer, key=lambda other: known[other])
