@@ -26,8 +26,7 @@ MOST_CELLS = 1_000_000
 class Judged:
     """The verdict on n batches with p metrics: `evidence` (n, p), and what was `expected` with its bounds, in own units.
 
-    A model that looks at all metrics at once has a `score` (n,) of its own and says what each metric had to do with it:
-    `contribution` (n, p), adding up to 1.
+    A model that looks at all metrics at once has a `score` (n,) of its own.
     """
 
     evidence: FloatArray
@@ -35,7 +34,6 @@ class Judged:
     lower: FloatArray
     upper: FloatArray
     score: FloatArray | None = None
-    contribution: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from detectors.metrics import TABLE, FloatArray, IntArray, medians
-from detectors.profiles import REST, Batch, Shares, Table
+from detectors.profiles import REST, Batch, Shares, Table, aligned, table_of
 
 # The customary floor of a share in the stability index, so that an empty bin does not make it infinite.
 EMPTY = 1e-4
@@ -23,15 +24,26 @@ MOST_BATCHES = 100  # of the latest that say what is usual between quantiles
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The usual shares of one column's labels, those that are rare in the history under REST."""
+    """The usual shares of one column's labels; REST is the last, with those that are rare in the history.
+
+    `place` is where among the metrics the distance to it stands.
+    """
 
     usual: Shares
+    place: int
 
     def distance(self, shares: Shares) -> tuple[float, float]:
         """(psi, js) of a batch to the usual."""
-        pairs = [(usual, shares.get(label, 0.0)) for label, usual in self.usual.items() if label != REST]
-        pairs.append((self.usual.get(REST, 0.0), max(1.0 - sum(own for _, own in pairs), 0.0)))
-        return _psi(pairs), _js(pairs)
+        own = [shares.get(label, 0.0) for label in self.usual if label != REST]
+        own.append(max(1.0 - sum(own), 0.0))
+        psi = total = 0.0
+        # Plain floats: arrays of ten labels cost more than they save.
+        for p, q in zip(self.usual.values(), own, strict=True):
+            low, high = max(p, EMPTY), max(q, EMPTY)
+            psi += (high - low) * math.log(high / low)
+            middle = (p + q) / 2
+            total += (p * math.log2(p / middle) if p > 0 else 0.0) + (q * math.log2(q / middle) if q > 0 else 0.0)
+        return psi, math.sqrt(max(total / 2, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,50 @@ class Bins:
         return {column: (float(psi[i]), float(js[i])) for i, column in enumerate(self.columns) if known[i]}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Gauge:
+    """How a batch of one table is measured: `features` (p,) column and metric, sorted, and what the distances are to.
+
+    `mixes` are by column and kind (value, pattern).
+    """
+
+    features: tuple[tuple[str, str], ...]
+    mixes: dict[tuple[str, str], Mix]
+    bins: list[Bins]
+
+    def measure(self, batch: Batch) -> tuple[FloatArray, dict[str, tuple[float, float]]]:
+        """(p,) the batch's metrics, NaN where it has none, and (psi, js) to the usual by column."""
+        raw = aligned(batch, self.features)
+        distance: dict[str, tuple[float, float]] = {}
+        for (column, kind), mix in self.mixes.items():
+            if shares := batch.shares.get((column, kind)):
+                # Of values after that of patterns: it is the one that is told.
+                distance[column] = mix.distance(shares)
+                raw[mix.place] = distance[column][1]
+        for bins in self.bins:
+            distance |= bins.distance(raw)
+        return raw, distance
+
+    def to_json(self) -> dict[str, Any]:
+        """For a model's card."""
+        mixes = [[*key, mix.place, {f"{label:x}": share for label, share in mix.usual.items()}]
+                 for key, mix in self.mixes.items()]
+        bins = [[b.columns, b.levels.tolist(), b.places.tolist(), b.edges.tolist(), b.usual.tolist()] for b in self.bins]
+        return {"features": self.features, "mixes": mixes, "bins": bins}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        mixes = {(column, kind): Mix({int(label, 16): share for label, share in usual.items()}, place)
+                 for column, kind, place, usual in told["mixes"]}
+        bins = [Bins(tuple(columns), np.array(levels), np.array(places, np.int64), np.array(edges), np.array(usual))
+                for columns, levels, places, edges, usual in told["bins"]]
+        return cls(tuple((column, metric) for column, metric in told["features"]), mixes, bins)
+
+    @property
+    def size_bytes(self) -> int:
+        return 4096 + 400 * len(self.features) + 100 * sum(len(mix.usual) for mix in self.mixes.values())
+
+
 def js_distance(p: FloatArray, q: FloatArray) -> FloatArray:
     """(..., k) shares -> (...) Jensen-Shannon distance, the root of the divergence to base 2, from 0 to 1."""
     middle = (p + q) / 2
@@ -65,26 +121,29 @@ def js_distance(p: FloatArray, q: FloatArray) -> FloatArray:
     return np.asarray(np.sqrt(np.maximum(sum(terms).sum(axis=-1) / 2, 0.0)))  # type: ignore[union-attr]
 
 
-def mixes_of(batches: Sequence[Batch], fewest: int) -> tuple[dict[tuple[str, str], Mix], Table]:
-    """The mixes known in at least `fewest` batches, and as a table the distance of each batch to all others.
+def measured(batches: Sequence[Batch], fewest: int) -> tuple[Gauge, Table]:
+    """What is known in at least `fewest` of the batches: how to measure it, and the history so measured.
 
-    The table's metrics are value_shift and pattern_shift.
+    The distance of a past batch to the usual mix is that to the mix of all others.
     """
-    keys = sorted({key for batch in batches for key in batch.shares})
-    mixes, features, past = {}, [], []
-    for key in keys:
-        at = [i for i, batch in enumerate(batches) if key in batch.shares]
+    table = table_of(batches, fewest)
+    usual, features, past = {}, list(table.features), [table.raw]
+    for column, kind in sorted({key for batch in batches for key in batch.shares}):
+        at = [i for i, batch in enumerate(batches) if (column, kind) in batch.shares]
         if len(at) < fewest:
             continue
-        shares, labels = _matrix([batches[i].shares[key] for i in at])
+        shares, labels = _matrix([batches[i].shares[column, kind] for i in at])
         others = (shares.sum(axis=0) - shares) / (len(at) - 1)
-        column = np.full(len(batches), np.nan)
-        column[at] = js_distance(shares, others)
-        mixes[key] = Mix(dict(zip(labels, shares.mean(axis=0).tolist(), strict=True)))
-        features.append((key[0], f"{key[1]}_shift"))
-        past.append(column)
-    raw = np.column_stack(past) if past else np.empty((len(batches), 0))
-    return mixes, Table(tuple(features), raw, np.array([b.rows for b in batches]))
+        distance = np.full((len(batches), 1), np.nan)
+        distance[at, 0] = js_distance(shares, others)
+        usual[column, kind] = dict(zip(labels, shares.mean(axis=0).tolist(), strict=True))
+        features.append((column, f"{kind}_shift"))
+        past.append(distance)
+    order = sorted(range(len(features)), key=features.__getitem__)
+    whole = Table(tuple(features[i] for i in order), np.concatenate(past, axis=1)[:, order], table.rows)
+    places = {feature: place for place, feature in enumerate(whole.features)}
+    mixes = {(column, kind): Mix(labels, places[column, f"{kind}_shift"]) for (column, kind), labels in usual.items()}
+    return Gauge(whole.features, mixes, bins_of(whole)), whole
 
 
 def bins_of(table: Table) -> list[Bins]:
@@ -137,17 +196,3 @@ def _level(metric: str) -> float | None:
     if metric in ("min", "max"):
         return float(metric == "max")
     return float(metric[1:]) / 100 if metric[:1] == "q" and metric[1:].replace(".", "").isdecimal() else None
-
-
-def _js(pairs: Sequence[tuple[float, float]]) -> float:
-    """Plain floats: arrays of ten labels cost more than they save."""
-    total = 0.0
-    for p, q in pairs:
-        middle = (p + q) / 2
-        total += (p * math.log2(p / middle) if p > 0 else 0.0) + (q * math.log2(q / middle) if q > 0 else 0.0)
-    return math.sqrt(max(total / 2, 0.0))
-
-
-def _psi(pairs: Sequence[tuple[float, float]]) -> float:
-    floored = [(max(usual, EMPTY), max(own, EMPTY)) for usual, own in pairs]
-    return sum((own - usual) * math.log(own / usual) for usual, own in floored)

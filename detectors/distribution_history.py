@@ -12,9 +12,9 @@ import numpy as np
 
 from detectors import conditional
 from detectors.conditional import FEWEST_BATCHES, MOST_BATCHES, MOST_CELLS, Conditional
-from detectors.distances import Bins, Mix, bins_of, mixes_of
-from detectors.metrics import FloatArray, IntArray
-from detectors.profiles import Batch, Table, aligned, batch_of, table_of
+from detectors.distances import Gauge, measured
+from detectors.metrics import IntArray
+from detectors.profiles import Batch, batch_of
 from detectors.rhythm import UNKNOWN_WEEKDAY
 from shared.contract_distribution import Profile
 
@@ -41,25 +41,8 @@ class Fitted:
 
     batches: tuple[Batch, ...]
     zone: str
-    features: tuple[tuple[str, str], ...]
-    measured: int
+    gauge: Gauge
     conditional: Conditional
-    mixes: dict[tuple[str, str], Mix]
-    bins: list[Bins]
-
-    def metrics_of(self, batch: Batch) -> tuple[FloatArray, dict[str, tuple[float, float]]]:
-        """(p,) the batch's metrics by `features`, and (psi, js) to the usual by column."""
-        raw = aligned(batch, self.features)
-        distance: dict[str, tuple[float, float]] = {}
-        for place, (column, metric) in enumerate(self.features):
-            if metric.endswith("_shift") and (shares := batch.shares.get((column, metric.removesuffix("_shift")))):
-                psi, js = self.mixes[column, metric.removesuffix("_shift")].distance(shares)
-                raw[place] = js
-                if column not in distance or metric == "value_shift":
-                    distance[column] = psi, js
-        for bins in self.bins:
-            distance |= bins.distance(raw)
-        return raw, distance
 
     def is_for(self, batches: Sequence[Batch], zone: str) -> bool:
         return (len(batches) == len(self.batches) and zone == self.zone
@@ -67,7 +50,7 @@ class Fitted:
 
     @property
     def size_bytes(self) -> int:
-        return self.conditional.size_bytes + 200 * len(self.features) + 4096
+        return self.conditional.size_bytes + self.gauge.size_bytes
 
 
 def known(stored: Sequence[tuple[Batch, str]], sent: Sequence[Profile], moment: datetime | None, zone: str) -> Known:
@@ -89,23 +72,18 @@ def known(stored: Sequence[tuple[Batch, str]], sent: Sequence[Profile], moment: 
     return Known(every, _usual(rows), len(rows), tuple(warnings))
 
 
-def fit(batches: tuple[Batch, ...], zone: str) -> Fitted | None:
-    """The detector fitted to the latest of these batches. None while there are too few."""
-    if len(batches) < FEWEST_BATCHES:
-        return None
+def fit(batches: tuple[Batch, ...], zone: str) -> Fitted:
+    """The detector fitted to the latest of these batches, FEWEST_BATCHES or more."""
+    latest = learnt_from(batches)
+    gauge, past = measured(latest, FEWEST_BATCHES)
+    fitted = conditional.fit(past.raw, past.rows, past.columns, past.metrics, weekdays(latest, zone))
+    return Fitted(batches, zone, gauge, fitted)
+
+
+def learnt_from(batches: Sequence[Batch]) -> Sequence[Batch]:
+    """The latest, fewer of wide tables, so that a fit takes about a second at most."""
     widest = max(len(b.layout.features) for b in batches)
-    latest = batches[-max(min(MOST_BATCHES, MOST_CELLS // max(widest, 1)), FEWEST_BATCHES):]
-    table = table_of(latest, FEWEST_BATCHES)
-    mixes, shifts = mixes_of(latest, FEWEST_BATCHES)
-    merged = [*table.features, *shifts.features]
-    order = sorted(range(len(merged)), key=merged.__getitem__)
-    features = tuple(merged[i] for i in order)
-    if not features:
-        return None
-    raw = np.concatenate([table.raw, shifts.raw], axis=1)[:, order]
-    whole = Table(features, raw, table.rows)
-    fitted = conditional.fit(raw, table.rows, whole.columns, whole.metrics, weekdays(latest, zone))
-    return Fitted(batches, zone, features, len(latest), fitted, mixes, bins_of(whole))
+    return batches[-max(min(MOST_BATCHES, MOST_CELLS // max(widest, 1)), FEWEST_BATCHES):]
 
 
 def weekday_of(moment: datetime | None, zone: str) -> int:

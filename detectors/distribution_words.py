@@ -19,7 +19,9 @@ NAMES = {
     "pattern_shift": "distance to the usual mix of patterns",
 }
 CHANGES = {"new_column": "is new", "vanished_column": "is gone", "type_changed": "changed its type"}
+CHANGES_OF_SEVERAL = {"vanished_column": "gone", "new_column": "new", "type_changed": "of another type"}
 MOST_NAMED = 3
+TOGETHER = "The metrics together are unlike those before. The most unusual is "
 
 
 def of_metric(column: str, metric: str, value: float, expected: float, lower: float, upper: float) -> str:
@@ -38,10 +40,19 @@ def of_change(finding: Finding) -> str:
 
 
 def of_changes(findings: Sequence[Finding]) -> str:
-    """At most three columns by name, and how many more."""
-    text = " ".join(of_change(finding) for finding in findings[:MOST_NAMED])
-    more = len(findings) - MOST_NAMED
-    return f"{text} {more} more column{'s' if more > 1 else ''} changed." if more > 0 else text
+    """Every change where they are few, else how many columns changed how, and some of their names.
+
+    `8 columns are gone (city, name, zip, ...). 8 columns are new (town, ...).`
+    """
+    if len(findings) <= MOST_NAMED:
+        return " ".join(of_change(finding) for finding in findings)
+    sentences = []
+    for change, told in CHANGES_OF_SEVERAL.items():
+        columns = [finding.column for finding in findings if finding.change == change]
+        if columns:
+            names = ", ".join([*columns[:MOST_NAMED], *(["..."] if len(columns) > MOST_NAMED else [])])
+            sentences.append(f"{len(columns)} column{'s' if len(columns) > 1 else ''} {told} ({names}).")
+    return " ".join(sentences)
 
 
 def of_rest(odd: int, columns: int) -> str:

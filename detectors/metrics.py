@@ -37,7 +37,7 @@ _STANDARD_ERRORS = {"mean": 1.5, "std": 1.5, "q50": 1.9, "q25": 2.0, "q75": 2.0}
 _OUTER_QUANTILE = 3.0
 # Extremes and short lists are not averages: their noise does not shrink with the rows.
 _EXTREME_VALUE, _EXTREME_LENGTH, _ROW_COUNT = 0.3, 0.2, 0.05
-_CHARACTER_SHARE, _LENGTH, _DISTANCE = 0.3, 0.3, 0.5
+_CHARACTER_SHARE, _LENGTH = 0.3, 0.3
 # However certain, a smaller wobble is nobody's concern: 0.2 % of a count, 0.002 of a standard deviation, 0.1 percentage
 # points of a share of one half. An alarm takes several of these.
 SMALLEST_EFFECT = 0.002
@@ -80,7 +80,7 @@ class Scale:
 def scale_of(metrics: Sequence[str], columns: Sequence[str], raw: FloatArray) -> Scale:
     """The scale of p metrics from their (h, p) history: the centre and the unit of values are those of their column."""
     kinds = np.array(metrics, dtype=object)
-    share = np.isin(kinds, [*ROW_SHARES, *CHARACTER_SHARES])
+    share = np.isin(kinds, [*ROW_SHARES, *CHARACTER_SHARES, *DISTANCES])
     spread = kinds == "std"
     logarithm = np.isin(kinds, [*COUNTS, *LENGTHS]) | spread
     offset = np.where(np.isin(kinds, [*COUNTS]), 0.5, 1.0)
@@ -88,7 +88,7 @@ def scale_of(metrics: Sequence[str], columns: Sequence[str], raw: FloatArray) ->
     centre, unit = np.zeros(len(kinds)), np.ones(len(kinds))
     at: dict[str, dict[str, int]] = {}
     for j, (column, metric) in enumerate(zip(columns, metrics, strict=True)):
-        if metric not in DISTANCES and not share[j] and (spread[j] or not logarithm[j]):
+        if not share[j] and (spread[j] or not logarithm[j]):
             at.setdefault(column, {})[metric] = j
     for places in at.values():
         own = np.array(list(places.values()))
@@ -107,7 +107,7 @@ def sampling_noise(metrics: Sequence[str], rows: float, usual: FloatArray) -> Fl
 
 
 def _noise(metric: str, root: float, usual: float) -> float:
-    if metric in ROW_SHARES:
+    if metric in ROW_SHARES or metric in DISTANCES:
         return root
     if metric in CHARACTER_SHARES:
         return _CHARACTER_SHARE * root
@@ -119,8 +119,6 @@ def _noise(metric: str, root: float, usual: float) -> float:
         return 0.5 / math.sqrt(max(usual, 0.0) + 0.5) if math.isfinite(usual) else 0.5
     if metric == "row_count":
         return _ROW_COUNT
-    if metric in DISTANCES:
-        return _DISTANCE * root
     if metric in ("min", "max", "first_age", "last_age"):
         return _EXTREME_VALUE
     return _STANDARD_ERRORS.get(metric, _OUTER_QUANTILE) * root

@@ -32,6 +32,11 @@ MOST_LABELS = 50
 REST = 0  # the label of all values that are not among the frequent ones
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
+_PERCENTAGES = (
+    ("zero_rate", "zero_percentage"), ("neg_rate", "negative_percentage"), ("empty_rate", "empty_percentage"),
+    ("top_freq", "top_percentage"), ("true_rate", "true_percentage"), ("digit_frac", "digit_percentage"),
+    ("upper_frac", "upper_percentage"), ("space_frac", "space_percentage"), ("nonascii_frac", "non_ascii_percentage"),
+)
 _FAMILIES: tuple[tuple[Family, re.Pattern[str]], ...] = (
     ("boolean", re.compile(r"bool|bit$")),
     ("date", re.compile(r".*(date|time)")),
@@ -66,9 +71,14 @@ class Batch:
     shares: Mapping[tuple[str, str], Shares]
     few: Mapping[str, int]
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it keeps in memory."""
+        return 4096 + self.values.nbytes + 80 * sum(map(len, self.shares.values()))
+
     def to_document(self) -> dict[str, Any]:
         """For JSON; the moment is kept beside it."""
-        metrics: dict[str, dict[str, float]] = {}
+        metrics: dict[str, dict[str, float]] = {name: {} for name, _ in self.layout.columns}
         for (column, metric), value in zip(self.layout.features, self.values.tolist(), strict=True):
             metrics.setdefault(column, {})[metric] = float(f"{value:.9g}")
         shares = [[column, kind, {f"{label:x}": round(share, 6) for label, share in labels.items()}]
@@ -101,10 +111,9 @@ class Table:
         return [metric for _, metric in self.features]
 
 
-def batch_of(profile: Profile, zone: Any = UTC) -> Batch:
-    """What a profile says in metrics. Its time without a zone is local time in `zone`."""
-    moment = profile.profiled_at
-    if moment is not None:
+def batch_of(profile: Profile, zone: Any = UTC, moment: datetime | None = None) -> Batch:
+    """What a profile says in metrics. Without a `moment` its own time holds, local in `zone` where it has no zone."""
+    if moment is None and (moment := profile.profiled_at) is not None:
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     metrics: dict[str, dict[str, float]] = {TABLE: {"row_count": profile.row_count}}
     if profile.duplicate_row_percentage is not None:
@@ -115,13 +124,15 @@ def batch_of(profile: Profile, zone: Any = UTC) -> Batch:
     for column in profile.columns:
         families[column.name] = family = _family(column)
         nulls = _nulls(column, profile.row_count)
-        own = {} if nulls is None else {"null_rate": nulls}
+        # Of a handful of rows not even the share of nulls says anything.
+        own: dict[str, float] = {} if nulls is None or profile.row_count < FEWEST_VALUES else {"null_rate": nulls}
         present = profile.row_count * (1 - (nulls or 0.0))
         if present < FEWEST_VALUES:
             few[column.name] = round(present)
         else:
             own |= _column_metrics(column, family, profile.row_count, present, moment)
-            shares |= {(column.name, kind): labels for kind, labels in _labels(column, present).items() if labels}
+            if column.top_values or column.patterns:
+                shares |= {(column.name, kind): labels for kind, labels in _labels(column, present).items() if labels}
         metrics[column.name] = own
     return _batch(moment, profile.row_count, families, metrics, shares, few)
 
@@ -167,6 +178,18 @@ def _places(layout: Layout, features: tuple[tuple[str, str], ...]) -> IntArray:
     return np.array([where.get(feature, -1) for feature in features], np.int64)
 
 
+type _Shape = tuple[tuple[str, Family | None, tuple[str, ...]], ...]
+
+
+@lru_cache(1024)
+def _arranged(shape: _Shape) -> tuple[Layout, IntArray]:
+    """The layout of columns with their metrics in any order, and where each sorted value comes from."""
+    flat = [(column, metric) for column, _, metrics in shape for metric in metrics]
+    order = sorted(range(len(flat)), key=flat.__getitem__)
+    families = tuple(sorted((column, family) for column, family, _ in shape if family is not None))
+    return _layout(families, tuple(flat[i] for i in order)), np.array(order, np.int64)
+
+
 @lru_cache(1024)
 def _layout(columns: tuple[tuple[str, Family], ...], features: tuple[tuple[str, str], ...]) -> Layout:
     return Layout(columns, features)
@@ -174,9 +197,9 @@ def _layout(columns: tuple[tuple[str, Family], ...], features: tuple[tuple[str, 
 
 def _batch(moment: datetime | None, rows: float, families: Mapping[str, Family], metrics: Mapping[str, Mapping[str, float]],
            shares: Mapping[tuple[str, str], Shares], few: Mapping[str, int]) -> Batch:
-    flat = sorted((column, metric, value) for column, own in metrics.items() for metric, value in own.items())
-    layout = _layout(tuple(sorted(families.items())), tuple((column, metric) for column, metric, _ in flat))
-    return Batch(moment, rows, layout, np.array([value for _, _, value in flat], np.float64), shares, few)
+    layout, order = _arranged(tuple((column, families.get(column), tuple(own)) for column, own in metrics.items()))
+    values = np.array([value for own in metrics.values() for value in own.values()], np.float64)
+    return Batch(moment, rows, layout, values[order], shares, few)
 
 
 def _nulls(column: ColumnProfile, rows: float) -> float | None:
@@ -188,24 +211,19 @@ def _nulls(column: ColumnProfile, rows: float) -> float | None:
 def _column_metrics(column: ColumnProfile, family: Family, rows: float, present: float,
                     moment: datetime | None) -> dict[str, float]:
     """The metrics of one column, but for its null rate."""
-    found: dict[str, float | None] = {
-        "zero_rate": column.zero_percentage, "neg_rate": column.negative_percentage, "empty_rate": column.empty_percentage,
-        "top_freq": column.top_percentage, "true_rate": column.true_percentage, "digit_frac": column.digit_percentage,
-        "upper_frac": column.upper_percentage, "space_frac": column.space_percentage,
-        "nonascii_frac": column.non_ascii_percentage,
-    }
-    found = {name: None if share is None else share / 100 for name, share in found.items()}
+    found: dict[str, float | None] = {metric: share / 100 for metric, field in _PERCENTAGES
+                                      if (share := getattr(column, field)) is not None}
     found["distinct_count"] = column.distinct_count
     if column.distinct_count is not None:
         found["distinct_ratio"] = min(column.distinct_count / rows, 1.0)
-    if column.top_values and found["top_freq"] is None:
+    if column.top_values and "top_freq" not in found:
         found["top_freq"] = max((s for v in column.top_values if (s := _share(v, present)) is not None), default=None)
     if column.patterns:
         found["pattern_count"] = len(column.patterns)
     if column.lengths is not None:
         found |= {f"len_{name}": getattr(column.lengths, name) for name in ("min", "max", "mean", "std")}
     if family == "boolean":
-        found["true_rate"] = found["true_rate"] if column.mean is None else min(max(column.mean, 0.0), 1.0)
+        found["true_rate"] = found.get("true_rate") if column.mean is None else min(max(column.mean, 0.0), 1.0)
     elif family == "date":
         found |= {"first_age": _age(column.min_value, moment), "last_age": _age(column.max_value, moment)}
     elif family == "numeric":
@@ -236,10 +254,11 @@ def _strictly(levels: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatA
 def _labels(column: ColumnProfile, present: float) -> dict[str, Shares]:
     """Shares of the frequent values and of the patterns by their hashes; REST has what is missing to 1."""
     values = {_hash(v.value): share for v in column.top_values or () if (share := _share(v, present)) is not None}
-    total = sum((column.patterns or {}).values())
-    # Numbers that add up to about 1 are shares, anything else is a count.
-    scale = 1.0 if 0 < total <= 1.001 else total
-    patterns = {_hash(p): count / scale for p, count in (column.patterns or {}).items()} if scale else {}
+    patterns: dict[int, float] = {}
+    if column.patterns and (total := sum(column.patterns.values())) > 0:
+        # Numbers that add up to about 1 are shares, anything else is a count.
+        scale = 1.0 if total <= 1.001 else total
+        patterns = {_hash(pattern): count / scale for pattern, count in column.patterns.items()}
     return {"value": _with_rest(values), "pattern": _with_rest(patterns)}
 
 
@@ -263,11 +282,15 @@ def _hash(value: object) -> int:
     return int.from_bytes(blake2b(repr(value).encode(errors="backslashreplace"), digest_size=7).digest()) + 1
 
 
+@lru_cache(4096)
+def _declared(data_type: str) -> Family | None:
+    name = data_type.strip().lower()
+    return next((family for family, names in _FAMILIES if names.match(name)), None)
+
+
 def _family(column: ColumnProfile) -> Family:
-    declared = (column.data_type or "").strip().lower()
-    for family, names in _FAMILIES:
-        if declared and names.match(declared):
-            return family
+    if column.data_type and (declared := _declared(column.data_type)):
+        return declared
     for value in (column.min_value, column.max_value):
         if isinstance(value, bool):
             return "boolean"

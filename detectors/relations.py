@@ -32,7 +32,7 @@ class Relations:
     """p metrics in c columns and what ties them; r is the rank of the history, b the size of the largest column.
 
     `centre`, `scale`, `mean` (p,): a metric is standardised, clipped, and `mean` is the mean of that over the history.
-    `directions` (p, r) are V; `own` (c, b, b) and `pull` (p, r) make the residual own @ block - pull @ V'a; `blocks` (c, b)
+    `directions` (p, r) are V; `own` (c, b, b) and `pull` (r, p) make the residual own @ block - V'a @ pull; `blocks` (c, b)
     places of a column's metrics, p where there is none; `places` (p,) a metric's place among the flattened blocks.
     """
 
@@ -55,7 +55,7 @@ class Relations:
         padded = xp.concat([a, xp.zeros_like(a[:, :1])], axis=1)
         block = xp.reshape(xp.take(padded, xp.asarray(self.blocks.ravel()), axis=1), (-1, c, b, 1))
         own = xp.reshape(xp.matmul(xp.asarray(self.own), block), (-1, c * b))
-        pulled = (a @ xp.asarray(self.directions)) @ xp.asarray(np.ascontiguousarray(self.pull.T))
+        pulled = (a @ xp.asarray(self.directions)) @ xp.asarray(self.pull)
         residual = xp.take(own, xp.asarray(self.places), axis=1) - pulled + (known - clipped)
         return z, xp.where(xp.isnan(z), z, residual)
 
@@ -104,7 +104,7 @@ def relate(even: FloatArray, floor: FloatArray, columns: Sequence[str]) -> tuple
         own[chosen] = inverse[chosen]
         pulls = np.matmul(inverse, v * shrink).reshape(-1, len(weights))[places]
         pull[better] = pulls[better]
-    return Relations(centre, scale, mean, directions, own, pull, blocks, places), past
+    return Relations(centre, scale, mean, directions, own, np.ascontiguousarray(pull.T), blocks, places), past
 
 
 def loo_error(past: FloatArray) -> FloatArray:

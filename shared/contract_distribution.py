@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.contract import Answer, Count, DetectOptions, Holidays, Input, TableId, Timestamp, TimeZone
+from shared.contract import Answer, Count, DetectOptions, Holidays, Input, Status, TableId, Timestamp, TimeZone
 
 MAX_COLUMNS = 5_000
 MAX_PROFILES = 1_000
@@ -203,6 +203,17 @@ class DistributionTrainRequest(Input):
     timezone: TimeZone = "UTC"
     granularity: Literal["hourly", "daily", "weekly", "monthly"] = "daily"
     holidays: Holidays = Holidays()
+
+
+class JudgedBatch(Input):
+    """What a detect call leaves on the observations queue: the batch in metrics, without any text of the table's."""
+
+    detector: Literal["distribution"] = "distribution"
+    table_id: TableId
+    timestamp: Timestamp
+    observed_at: Timestamp
+    status: Status
+    document: dict[str, Any]
 
 
 class ColumnVerdict(BaseModel):
