@@ -7,24 +7,25 @@ from datetime import UTC, datetime
 import azure.durable_functions as df
 import azure.functions as func
 
-from detectors import volume
+from detectors.directory import detector
 from orchestrations import training
 from shared import health, models, observations
 from shared.answers import answer, refusals
-from shared.contract import TrainRequest, VolumeRequest, parse
+from shared.contract import parse
 from shared.worker import catalogue, history, jobs, registry
 
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
 app.register_functions(training.blueprint)
 
 
-@app.route(route="v1/detect/volume", methods=["POST"])
+@app.route(route="v1/detect/{detector}", methods=["POST"])
 @app.queue_output(arg_name="observed", queue_name="%OBSERVATIONS_QUEUE%", connection="DATA_STORAGE")
 @refusals
-def detect_volume(req: func.HttpRequest, observed: func.Out[str]) -> func.HttpResponse:
-    request = parse(VolumeRequest, req.get_body())
-    verdict = volume.detect(request, catalogue(), now := datetime.now(UTC))
-    if (message := volume.observation(request, verdict, catalogue(), now)) is not None:
+def detect(req: func.HttpRequest, observed: func.Out[str]) -> func.HttpResponse:
+    asked = detector(req.route_params["detector"])
+    request = parse(asked.request, req.get_body())
+    verdict = asked.detect(request, catalogue(), now := datetime.now(UTC))
+    if (message := asked.observation(request, verdict, catalogue(), now)) is not None:
         observed.set(message)
     return answer(verdict, headers={"x-model-version": verdict.model.version})
 
@@ -41,12 +42,11 @@ def load_observations(req: func.HttpRequest) -> func.HttpResponse:
     return answer(report, 200 if report["accepted"] else 422)
 
 
-@app.route(route="v1/train/volume-anomaly", methods=["POST"])
+@app.route(route="v1/train/{detector}-anomaly", methods=["POST"])
 @app.durable_client_input(client_name="client")
 @refusals
-async def train_volume(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    request = parse(TrainRequest, req.get_body(), limit=16 * 2**20)
-    return answer(await training.start(client, jobs(), request), 202)
+async def train(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    return answer(await training.start(client, jobs(), req.route_params["detector"], req.get_body()), 202)
 
 
 @app.route(route="v1/train/jobs/{job_id}", methods=["GET"])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from detectors import volume
+from detectors.directory import DETECTORS
 from shared.catalogue import Catalogue
-from shared.contract import VolumeRequest, parse
+from shared.contract import parse
 from shared.errors import InvalidRequest, ModelNotFound
 from shared.settings import Settings
 
@@ -20,7 +20,8 @@ class AnomalyDetector:
     """One model of the registry, kept up to date with its champion, as the service does. Leaves no trace in the history."""
 
     name: str
-    table_id: str
+    kind: str
+    fixed: Mapping[str, Any]
     catalogue: Catalogue
 
     @classmethod
@@ -29,19 +30,22 @@ class AnomalyDetector:
 
         Raises ModelNotFound, ModelUnavailable, StorageUnavailable, and InvalidRequest for a name that is none.
         """
-        kind, _, table_id = name.partition(".")
-        if kind != "volume-anomaly" or not table_id:
-            raise InvalidRequest("A model's name is volume-anomaly.{table_id}.", "name")
+        kind, _, table_id = name.partition("-anomaly.")
+        if kind not in DETECTORS or not table_id:
+            raise InvalidRequest(f"A model's name is {{detector}}-anomaly.{{table_id}}, of {', '.join(DETECTORS)}.", "name")
         catalogue = Catalogue(settings or Settings.from_environment())
-        if catalogue.model(name) is None:
+        if (model := catalogue.model(name)) is None:
             raise ModelNotFound(f"There is no model {name}.", "name")
-        return cls(name, table_id, catalogue)
+        # A column's model has the column in its name, after the table.
+        fixed = {"column": column} if (column := model.artefact.card.get("column_name")) else {}
+        table_id = table_id.rpartition(".")[0] if fixed else table_id
+        return cls(name, kind, {"table_id": table_id, "require_model": True, **fixed}, catalogue)
 
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a detect call -> its answer. Raises InvalidRequest naming the wrong field."""
-        body = {**request, "table_id": self.table_id, "require_model": True}
-        parsed = parse(VolumeRequest, json.dumps(body, default=_text).encode())
-        return volume.detect(parsed, self.catalogue, datetime.now(UTC)).model_dump(mode="json")
+        asked = DETECTORS[self.kind]
+        parsed = parse(asked.request, json.dumps({**request, **self.fixed}, default=_text).encode())
+        return asked.detect(parsed, self.catalogue, datetime.now(UTC)).model_dump(mode="json")
 
 
 def _text(value: object) -> object:

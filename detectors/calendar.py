@@ -35,7 +35,7 @@ def zone(timezone: str) -> ZoneInfo:
 def buckets(timestamps: IntArray, timezone: str = "UTC", granularity: str = "daily") -> IntArray:
     """(m,) UTC seconds -> (m,) buckets of the granularity in that time zone. Raises ValueError naming the field."""
     seconds = np.asarray(timestamps, np.int64)
-    local = seconds + _offsets(seconds, zone(timezone))
+    local = seconds + offsets(seconds, zone(timezone))
     if granularity == "hourly":
         return local // 3600
     days = local // DAY
@@ -48,7 +48,7 @@ def buckets(timestamps: IntArray, timezone: str = "UTC", granularity: str = "dai
     raise ValueError(f"granularity: {granularity!r} is none of {', '.join(GRANULARITIES)}")
 
 
-def _offsets(seconds: IntArray, tz: ZoneInfo) -> IntArray:
+def offsets(seconds: IntArray, tz: ZoneInfo) -> IntArray:
     """(m,) UTC seconds -> (m,) seconds to add for wall time. Looked up by day; on days of a change, asked for each point."""
     days = seconds // DAY
     both = np.concatenate([days, days + 1])

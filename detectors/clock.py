@@ -14,7 +14,7 @@ DAY, HOUR = 86_400, 3_600
 
 def local(seconds: IntArray, timezone: str) -> IntArray:
     """(m,) UTC seconds -> (m,) seconds of wall time. Raises ValueError naming the time zone."""
-    return seconds + calendar._offsets(seconds, calendar.zone(timezone))
+    return seconds + calendar.offsets(seconds, calendar.zone(timezone))
 
 
 def moments(wall: IntArray, timezone: str) -> tuple[IntArray, IntArray]:
@@ -25,7 +25,7 @@ def moments(wall: IntArray, timezone: str) -> tuple[IntArray, IntArray]:
     a clock: one shown twice is two moments, one never shown none.
     """
     tz = calendar.zone(timezone)
-    before, after = (wall - calendar._offsets(wall + shift, tz) for shift in (-DAY, DAY))
+    before, after = (wall - calendar.offsets(wall + shift, tz) for shift in (-DAY, DAY))
     if np.array_equal(before, after):
         return before, np.zeros_like(wall)
     real_before, real_after = (local(at, timezone) == wall for at in (before, after))

@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from detectors.champion import find_model, model_use
+from detectors.decision import threshold_of
 from detectors.timeliness_answer import answered, judge_events, silent
 from detectors.timeliness_case import Case, Place, build
 from detectors.timeliness_history import seconds
-from detectors.timeliness_verdict import find, judge_with_filter, judge_with_model, minutes_of, threshold_of
+from detectors.timeliness_verdict import find, judge_with_filter, judge_with_model, minutes_of
 from shared.catalogue import Catalogue, Loaded
-from shared.contract_timeliness import JudgedArrival, TimelinessAnswer, TimelinessRequest
+from shared.contract_timeliness import ArrivalObservation, JudgedArrival, TimelinessAnswer, TimelinessRequest
 from shared.errors import StorageUnavailable
 from shared.history import History, Point, Series
 
@@ -89,6 +92,18 @@ def observe(message: bytes, history: History) -> None:
     history.observe(DETECTOR, seen.table_id, point, seen.observed_at)
     if seen.event_lag is not None:
         history.observe(EVENTS, seen.table_id, Point(seen.timestamp, seen.event_lag), seen.observed_at)
+
+
+def load(rows: Sequence[ArrivalObservation], catalogue: Catalogue) -> None:
+    """Keeps arrivals in bulk."""
+    arrivals: dict[str, list[Point]] = defaultdict(list)
+    events: dict[str, list[Point]] = defaultdict(list)
+    for row in rows:
+        arrivals[row.table_id].append(Point(row.timestamp, row.value, row.status))
+        if row.event_lag is not None:
+            events[row.table_id].append(Point(row.timestamp, row.event_lag, row.status))
+    catalogue.record_many(DETECTOR, arrivals)
+    catalogue.record_many(EVENTS, events)
 
 
 @dataclass(frozen=True, slots=True)

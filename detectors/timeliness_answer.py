@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from detectors import timeliness_words as words
+from detectors.decision import confidence_of, severity_of
 from detectors.lags import FEWEST, accepted_from
 from detectors.schedule_learning import FULL_DAYS
 from detectors.timeliness_case import Case, Place
 from detectors.timeliness_history import FloatArray
-from detectors.timeliness_verdict import CERTAIN, Finding, confidence_of, judge_with_filter, severity_of
+from detectors.timeliness_verdict import CERTAIN, Finding, judge_with_filter
 from shared.contract import Deviation, HistoryUse, ModelUse
 from shared.contract_timeliness import EventCheck, TimelinessAnswer, TimelinessRequest
 

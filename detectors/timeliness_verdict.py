@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detectors import lags
 from detectors.artefact import Artefact
-from detectors.decision import PRIOR, SEVERITIES, SEVERITY_SCORES, Judgement
+from detectors.decision import MOST_CERTAIN, Judgement, confidence_of, severity_of
 from detectors.timeliness_case import Place
 from shared.contract_timeliness import State, TimelinessRequest
 
@@ -21,7 +21,6 @@ type FloatArray = NDArray[np.float64]
 
 STOPPED = 3  # loads in a row that stayed out: the feed has stopped
 CERTAIN = 1 - 1e-9  # score of a load that stayed out until the next one was due
-MOST = 0.9999  # confidence: nothing is certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +50,7 @@ class Finding:
         """0 without a verdict; an agreement is kept or it is not."""
         if self.state is None or self.state == "pending":
             return 0.0
-        return MOST if self.breached else confidence_of(self.score, self.is_anomaly)
-
-
-def threshold_of(request: TimelinessRequest, loads_a_month: float) -> float:
-    """The calibrated score from which on a load is an anomaly: as for every detector, but of so many loads a month."""
-    rate = 10 ** (-2 - (90 - request.sensitivity) / 45)
-    if request.max_alerts_per_month is not None:
-        rate = min(rate, request.max_alerts_per_month / loads_a_month)
-    return 1 - rate
+        return MOST_CERTAIN if self.breached else confidence_of(self.score, self.is_anomaly)
 
 
 def minutes_of(place: Place, as_of: int) -> float:
@@ -140,19 +131,3 @@ def _out(place: Place, as_of: int, upper: float, learning: bool, request: Timeli
 
 def _open(bound: float) -> float | None:
     return bound if math.isfinite(bound) else None
-
-
-def severity_of(score: float, is_anomaly: bool) -> str:
-    """As for every detector: a low threshold can flag below the first step, but an anomaly is never less than low."""
-    return SEVERITIES[max(sum(score >= s for s in SEVERITY_SCORES), 1)] if is_anomaly else "none"
-
-
-def confidence_of(score: float, is_anomaly: bool) -> float:
-    """The probability that the verdict is right: see detectors.decision.
-
-    On 13 real feeds it said .55, .78, .95 and 1.00 of what was flagged from .99, .995, .999 and .9999 on, where .65, .68,
-    .81 and .96 were faults, and .95 of what was not flagged, where .96 was normal.
-    """
-    factor = 1 / (4 * max(1 - score, 1e-9))
-    posterior = PRIOR * factor / (1 - PRIOR + PRIOR * factor)
-    return min(round(posterior if is_anomaly else 1 - posterior, 4), MOST)

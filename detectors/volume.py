@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -21,9 +23,19 @@ from detectors.context import Context, IntArray, calendar_of, gather, utc
 from detectors.decision import Decision, Judgement, decide, threshold_of
 from detectors.replays import Replays
 from shared.catalogue import Catalogue, Loaded
-from shared.contract import Deviation, Effect, HistoryUse, Holidays, ModelUse, VolumeAnswer, VolumeRequest
+from shared.contract import (
+    Deviation,
+    Effect,
+    HistoryUse,
+    Holidays,
+    JudgedObservation,
+    ModelUse,
+    Observation,
+    VolumeAnswer,
+    VolumeRequest,
+)
 from shared.errors import StorageUnavailable
-from shared.history import Point, Series
+from shared.history import History, Point, Series
 
 _replays = Replays()
 BASELINE = ModelUse(name=None, version="1", algorithm="structural")
@@ -71,6 +83,24 @@ def observation(request: VolumeRequest, answer: VolumeAnswer, catalogue: Catalog
     return json.dumps({"detector": "volume", "table_id": request.table_id, "timestamp": moment.isoformat(),
                        "observed_at": now.isoformat(), "value": seen.value, "status": seen.status, "score": seen.score,
                        "model": seen.model})
+
+
+def observe(message: bytes, history: History) -> None:
+    """One judged count from the queue. Harmless when it comes twice; of two at one time the one observed later stays.
+
+    Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
+    """
+    seen = JudgedObservation.model_validate_json(message)
+    point = Point(seen.timestamp, seen.value, seen.status, seen.score, seen.model)
+    history.observe("volume", seen.table_id, point, seen.observed_at)
+
+
+def load(rows: Sequence[Observation], catalogue: Catalogue) -> None:
+    """Keeps counts in bulk."""
+    points: dict[str, list[Point]] = defaultdict(list)
+    for row in rows:
+        points[row.table_id].append(Point(row.timestamp, row.value, row.status))
+    catalogue.record_many("volume", points)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,25 +13,32 @@ from __future__ import annotations
 from asyncio import to_thread
 from collections.abc import Generator
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import azure.durable_functions as df
 
-from detectors.volume import model_name
-from shared.contract import TrainRequest
+from detectors.directory import detector
+from shared.contract import parse
 from shared.errors import Conflict, InvalidRequest
 from shared.jobs import FINAL, Jobs
 from shared.worker import history, jobs, registry
 
 blueprint = df.Blueprint()
 RETRY = df.RetryPolicy(first_retry_interval=timedelta(seconds=5), max_number_of_attempts=3, backoff_coefficient=2.0)
+MAX_BODY_BYTES = 16 * 2**20
 RUNNING = ("Running", "Pending", "ContinuedAsNew", "Suspended")
 
 
-async def start(client: df.DurableOrchestrationClient, records: Jobs, request: TrainRequest) -> dict[str, Any]:
-    """Keeps the request and starts its job; the answer says where to ask how it goes."""
-    record = await to_thread(records.accept, "volume", request.model_dump_json(by_alias=True),
-                             table_id=request.table_id, model_name=model_name(request.table_id))
+async def start(client: df.DurableOrchestrationClient, records: Jobs, kind: str, body: bytes) -> dict[str, Any]:
+    """Keeps the request for a model of detector `kind` and starts its job; the answer says where to ask how it goes.
+
+    Raises NotFound for a detector that is none, PayloadTooLarge, InvalidJson, InvalidRequest.
+    """
+    trained = detector(kind)
+    request: Any = parse(trained.train_request, body, MAX_BODY_BYTES)
+    record = await to_thread(records.accept, kind, request.model_dump_json(by_alias=True),
+                             table_id=request.table_id, model_name=trained.model_name(request))
     return await _run(client, record)
 
 
@@ -87,50 +94,55 @@ def train_table(context: df.DurableOrchestrationContext) -> Generator[Any, Any, 
 
 @blueprint.activity_trigger(input_name="job")
 def plan_training(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # the worker takes plain types alone
-    from training import volume_anomaly
-
-    request = TrainRequest.model_validate_json(jobs().read(job["job_id"], "request.json") or b"")
+    job_id = job["job_id"]
+    request, trainer = _asked(job_id)
     try:
-        prepared = volume_anomaly.prepare(request, history().read("volume", request.table_id))
+        prepared = trainer.prepare(request, history())
     except InvalidRequest as error:
-        return _refuse(job["job_id"], error)
-    algorithms = volume_anomaly.families(request, registry())
-    jobs().write(job["job_id"], "series.json", prepared.to_json())
-    jobs().update(job["job_id"], state="running", algorithms=algorithms, history=prepared.facts())
+        return _refuse(job_id, error)
+    algorithms = trainer.families(request, registry())
+    jobs().write(job_id, "series.json", prepared.to_json())
+    jobs().update(job_id, state="running", algorithms=algorithms, history=prepared.facts())
     return {"algorithms": algorithms, "refused": None}
 
 
 @blueprint.activity_trigger(input_name="job")
 def fit_candidate(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
-    from training import volume_anomaly
-
     job_id, algorithm = job["job_id"], job["algorithm"]
     if jobs().read(job_id, f"{algorithm}.json") is not None:
         return
-    prepared = volume_anomaly.Prepared.from_json(jobs().read(job_id, "series.json") or b"")
-    candidate = volume_anomaly.fit_candidate(prepared, algorithm)
+    _, trainer = _asked(job_id)
+    prepared = trainer.Prepared.from_json(jobs().read(job_id, "series.json") or b"")
+    candidate = trainer.fit_candidate(prepared, algorithm)
     for ending, part in candidate.to_parts().items():
         jobs().write(job_id, f"{algorithm}.{ending}", part)
 
 
 @blueprint.activity_trigger(input_name="job")
 def choose_champion(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # the worker takes plain types alone
-    from training import volume_anomaly
+    from training.candidates import Candidate
 
     job_id = job["job_id"]
     record = jobs().record(job_id)
     if record["state"] == "succeeded":
         return dict(record["result"])
-    request = TrainRequest.model_validate_json(jobs().read(job_id, "request.json") or b"")
+    request, trainer = _asked(job_id)
     endings = ("onnx", "choosing", "json")
-    candidates = [volume_anomaly.Candidate.from_parts(a, {e: jobs().read(job_id, f"{a}.{e}") for e in endings})
+    candidates = [Candidate.from_parts(a, {e: jobs().read(job_id, f"{a}.{e}") for e in endings})
                   for a in record["algorithms"]]
     try:
-        result = volume_anomaly.publish_best(candidates, request, registry())
+        result: dict[str, Any] = trainer.publish_best(candidates, request, registry())
     except InvalidRequest as error:
         return _refuse(job_id, error)
     jobs().update(job_id, state="succeeded", result=result)
     return result
+
+
+def _asked(job_id: str) -> tuple[Any, Any]:
+    """A job's request, and the module that trains what it asks for."""
+    kind = jobs().record(job_id)["kind"]
+    request = detector(kind).train_request.model_validate_json(jobs().read(job_id, "request.json") or b"")
+    return request, import_module(f"training.{kind}_anomaly")
 
 
 def _refuse(job_id: str, error: InvalidRequest) -> dict[str, Any]:

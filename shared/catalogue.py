@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -110,6 +110,15 @@ class Catalogue:
         forget_at = self.clock() + NOTED_SECONDS
         self._series.change((detector, table_id), lambda known: replace(
             known, series=known.series.with_point(point), noted=(*known.noted, (forget_at, point))))
+
+    def record_many(self, detector: str, points: Mapping[str, Sequence[Point]]) -> None:
+        """Keeps points of many tables in the history; the next call about one of them reads it anew.
+
+        Raises StorageUnavailable, InvalidRequest.
+        """
+        self.history.record_many(detector, points)
+        for table_id in points:
+            self.forget(detector, table_id)
 
     def forget(self, detector: str, table_id: str) -> None:
         """Drops the series in memory: after a bulk load or a user's word on a point."""

@@ -19,7 +19,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -274,9 +273,6 @@ def field_path(location: tuple[int | str, ...]) -> str:
         elif part not in ("point", "count"):
             path += f".{part}" if path else part
     return path
-
-
-OBSERVATION: TypeAdapter[Observation] = TypeAdapter(Observation)
 
 
 def whole_number(params: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

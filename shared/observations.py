@@ -1,18 +1,20 @@
-"""History in bulk: many counts in one body, the good ones kept, the bad ones reported by line."""
+"""History in bulk, the good rows kept and the bad ones reported by line; and what single calls saw, from their queue."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, Union
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 
+from detectors.directory import DETECTORS, detector
 from shared.catalogue import Catalogue
-from shared.contract import OBSERVATION, JudgedObservation, Observation, check_size, refusal
+from shared.contract import Input, check_size, refusal
 from shared.errors import InvalidJson, InvalidRequest
-from shared.history import History, Point
+from shared.history import History
 
 MAX_BODY_BYTES = 64 * 2**20
 MAX_POINTS = 200_000
@@ -26,12 +28,12 @@ def load(body: bytes, catalogue: Catalogue) -> dict[str, Any]:
     nothing can be read, InvalidRequest when there is no row at all.
     """
     check_size(body, MAX_BODY_BYTES)
-    points: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    good: dict[str, list[Any]] = defaultdict(list)
     errors: list[dict[str, Any]] = []
     accepted = rejected = 0
     for line, row in rows(body):
-        if isinstance(row, Observation):
-            points[row.detector][row.table_id].append(Point(row.timestamp, row.value, row.status))
+        if isinstance(row, Input):
+            good[row.detector].append(row)  # type: ignore[attr-defined]  # every kind of row has it
             accepted += 1
         else:
             rejected += 1
@@ -41,15 +43,13 @@ def load(body: bytes, catalogue: Catalogue) -> dict[str, Any]:
             raise InvalidRequest(f"At most {MAX_POINTS:,} rows are read in one call; nothing was kept.")
     if not accepted and not rejected:
         raise InvalidRequest("The body holds no row.")
-    for detector, tables in points.items():
-        catalogue.history.record_many(detector, tables)
-        for table_id in tables:
-            catalogue.forget(detector, table_id)
-    loaded = sum(len(tables) for tables in points.values())
-    return {"accepted": accepted, "rejected": rejected, "tables": loaded, "errors": errors}
+    for name, some in good.items():
+        DETECTORS[name].load(some, catalogue)
+    tables = sum(len({row.table_id for row in some}) for some in good.values())
+    return {"accepted": accepted, "rejected": rejected, "tables": tables, "errors": errors}
 
 
-def rows(body: bytes) -> Iterator[tuple[int, Observation | InvalidJson | InvalidRequest]]:
+def rows(body: bytes) -> Iterator[tuple[int, Input | InvalidJson | InvalidRequest]]:
     """(line, row or what is wrong with it) of a JSON array or NDJSON."""
     if body.lstrip()[:1] == b"[":
         try:
@@ -65,18 +65,32 @@ def rows(body: bytes) -> Iterator[tuple[int, Observation | InvalidJson | Invalid
                 yield number, _checked(line)
 
 
-def _checked(text: bytes) -> Observation | InvalidJson | InvalidRequest:
-    try:
-        return OBSERVATION.validate_json(text)
-    except ValidationError as error:
-        return refusal(error.errors(include_url=False, include_input=False))
-
-
 def observe(message: bytes, history: History) -> None:
-    """One judged count from the queue. Harmless when it comes twice; of two at one time the one observed later stays.
+    """What one detect call saw, from the queue. Harmless when it comes twice.
 
-    Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
+    Raises pydantic's ValidationError or NotFound for a message that cannot be read, so that it ends in the poison queue.
     """
-    seen = JudgedObservation.model_validate_json(message)
-    point = Point(seen.timestamp, seen.value, seen.status, seen.score, seen.model)
-    history.observe(seen.detector, seen.table_id, point, seen.observed_at)
+    detector(_Kind.model_validate_json(message).detector).observe(message, history)
+
+
+class _Kind(BaseModel):
+    detector: str
+
+
+def _checked(text: bytes) -> Input | InvalidJson | InvalidRequest:
+    try:
+        return _row().validate_json(text)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        for one in errors:
+            one["loc"] = tuple(one["loc"][1:])  # the name of the detector comes first
+        return refusal(errors)
+
+
+@cache
+def _row() -> TypeAdapter[Input]:
+    """A row of any detector, `volume` where it names none."""
+    kinds = tuple(Annotated[known.row, Tag(name)] for name, known in DETECTORS.items())
+    told = Discriminator(lambda row: row.get("detector", "volume") if isinstance(row, dict) else None, "detector",
+                         f"detector is one of {', '.join(DETECTORS)}")
+    return TypeAdapter(Annotated[Union[kinds], told])  # type: ignore[arg-type]  # noqa: UP007

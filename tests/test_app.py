@@ -29,9 +29,9 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
               if t["type"] == "httpTrigger"}
 
     assert routes == {
-        "detect_volume": ("POST", "v1/detect/volume", "FUNCTION"),
+        "detect": ("POST", "v1/detect/{detector}", "FUNCTION"),
         "load_observations": ("POST", "v1/observations", "FUNCTION"),
-        "train_volume": ("POST", "v1/train/volume-anomaly", "FUNCTION"),
+        "train": ("POST", "v1/train/{detector}-anomaly", "FUNCTION"),
         "train_job": ("GET", "v1/train/jobs/{job_id}", "FUNCTION"),
         "restart_train_job": ("POST", "v1/train/jobs/{job_id}/restart", "FUNCTION"),
         "list_models": ("GET", "v1/models", "FUNCTION"),

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from shared.contract import OBSERVATION, TrainRequest, VolumeRequest, parse, refusal
+from shared.contract import Observation, TrainRequest, VolumeRequest, parse, refusal
 from shared.errors import InvalidJson, InvalidRequest, PayloadTooLarge
 
 
@@ -108,7 +108,7 @@ def test_a_body_over_the_limit_is_not_parsed() -> None:
 
 def test_an_observation_needs_a_time_zone() -> None:
     with pytest.raises(ValidationError) as wrong:
-        OBSERVATION.validate_json(b'{"table_id": "orders", "timestamp": "2026-01-01T02:00:00", "value": 1}')
+        Observation.model_validate_json(b'{"table_id": "orders", "timestamp": "2026-01-01T02:00:00", "value": 1}')
 
     assert "time zone" in refusal(wrong.value.errors()).message
 

@@ -117,7 +117,7 @@ def _train(days: IntArray, values: FloatArray, status: np.ndarray, options: Opti
     from training import volume_anomaly
 
     request = TrainRequest(table_id="replayed", training_days=min(options.training_days, 3660), holidays=options.holidays)
-    prepared = volume_anomaly.prepare(request, Series(days * 86_400, values, status))
+    prepared = volume_anomaly.prepared(request, Series(days * 86_400, values, status))
     names = volume_anomaly.FAMILIES if options.algorithm == "auto" else (options.algorithm,)
     candidates = volume_anomaly.compare([volume_anomaly.fit_candidate(prepared, name) for name in names])
     if all(candidate.payload is None for candidate in candidates):

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.decision import Judgement
+from detectors.decision import Judgement, threshold_of
 from detectors.lags import FEWEST, accepted_from
-from detectors.timeliness_verdict import CERTAIN, judge_with_filter, threshold_of
+from detectors.timeliness_verdict import CERTAIN, judge_with_filter
 from shared.contract_timeliness import TimelinessRequest
 
 type FloatArray = NDArray[np.float64]

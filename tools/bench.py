@@ -126,7 +126,7 @@ def train_families(days: list[Day]) -> dict[str, bytes]:
         stored = history().read("volume", family)
         cut = int(np.searchsorted(stored.seconds, _seconds(TRAINED_UNTIL)))
         until = type(stored)(stored.seconds[:cut], stored.values[:cut], stored.status[:cut])
-        candidate = volume_anomaly.fit_candidate(volume_anomaly.prepare(request, until), family)
+        candidate = volume_anomaly.fit_candidate(volume_anomaly.prepared(request, until), family)
         if candidate.payload is None:
             print(f"{family:44} {candidate.figures['error']}")
             continue
@@ -151,8 +151,8 @@ def handler_call(body: bytes) -> Callable[[], Any]:
 
     import function_app
 
-    handler = function_app.detect_volume._function.get_user_function()
-    request = func.HttpRequest("POST", "http://localhost/api/v1/detect/volume", body=body)
+    handler = function_app.detect._function.get_user_function()
+    request = func.HttpRequest("POST", "http://localhost/api/v1/detect/volume", route_params={"detector": "volume"}, body=body)
 
     class Out(func.Out[str]):
         def set(self, value: str) -> None:

@@ -16,8 +16,10 @@ import numpy as np
 from shared.errors import InvalidRequest
 from shared.registry import Registry
 from training import evaluation
-from training.evaluation import Scores
+from training.evaluation import Scores, quality
 from training.series import FloatArray
+
+__all__ = ["Candidate", "choose", "compare", "publish", "quality", "rivals"]
 
 type Quality = Callable[[Scores], dict[str, Any]]  # figures, among them f1
 
@@ -51,19 +53,15 @@ class Candidate:
         return cls(algorithm, figures, parts["onnx"], choosing["card"], Scores(normal, faulty.reshape(len(normal), -1)))
 
 
-def quality(scores: Scores, faults: Sequence[str], threshold: float = 0.99) -> dict[str, Any]:
-    """Precision, recall, F1 and false positive rate at a threshold; recall is the mean over the kinds of fault."""
-    normal, counted = np.isfinite(scores.normal), np.isfinite(scores.faulty)
-    flagged = counted & (np.nan_to_num(scores.faulty) >= threshold)
-    kinds = {name: float(flagged[:, k].sum() / counted[:, k].sum()) for k, name in enumerate(faults) if counted[:, k].any()}
-    recall = float(np.mean(list(kinds.values()))) if kinds else 0.0
-    fpr = float((scores.normal[normal] >= threshold).mean()) if normal.any() else 0.0
-    hits, alarms = evaluation.PREVALENCE * recall, (1 - evaluation.PREVALENCE) * fpr
-    precision = hits / (hits + alarms) if hits + alarms else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return {"precision": round(precision, 3), "recall": round(recall, 3), "f1": round(f1, 3), "fpr": round(fpr, 4),
-            "basis": "injected", "points": int(normal.sum()), "faults": int(counted.sum()),
-            "recall_by_fault": {name: round(share, 3) for name, share in kinds.items()}}
+def rivals(asked: str, families: Sequence[str], name: str, registry: Registry) -> list[str]:
+    """Which of the families a job tries: all for `auto`, else the one asked for, the first, and that of the champion."""
+    if asked == "auto":
+        return list(families)
+    champion = registry.champion(name)
+    wanted = {asked, families[0]}
+    if champion is not None:
+        wanted.add(registry.manifest(name, champion.version).card["algorithm"])
+    return [family for family in families if family in wanted]
 
 
 def compare(candidates: Sequence[Candidate], quality: Quality) -> list[Candidate]:

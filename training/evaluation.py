@@ -31,9 +31,9 @@ PREVALENCE = 1 / 30
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Calibrated scores of held-out days: `normal` (d,), and `faulty` (d, len(FAULTS)) of the same days with each fault.
+    """Calibrated scores of held-out points: `normal` (d,), and `faulty` (d, k) of the same points with each kind of fault.
 
-    NaN where a fault would not have changed the day, or the detector gave no verdict.
+    NaN where a fault would not have changed the point, or the detector gave no verdict.
     """
 
     normal: FloatArray
@@ -61,16 +61,19 @@ def without_incidents(together: Sequence[Scores], threshold: float = 0.99) -> li
     return [Scores(np.where(incident, np.nan, scores.normal), scores.faulty) for scores in together]
 
 
-def quality(scores: Scores, threshold: float = 0.99) -> dict[str, Any]:
-    """Precision, recall, F1 and false positive rate at a threshold; recall is the mean over the kinds of fault."""
+def quality(scores: Scores, faults: Sequence[str] = tuple(FAULTS), threshold: float = 0.99) -> dict[str, Any]:
+    """Precision, recall, F1 and false positive rate at a threshold; recall is the mean over the kinds of fault.
+
+    `faults` names the columns of `scores.faulty`.
+    """
     flagged, counted = _flags(scores, threshold)
     normal = np.isfinite(scores.normal)
     recall, fpr = _rates(flagged, counted, scores.normal[normal] >= threshold)
     kinds = {name: round(float(flagged[:, k].sum() / counted[:, k].sum()), 3)
-             for k, name in enumerate(FAULTS) if counted[:, k].any()}
+             for k, name in enumerate(faults) if counted[:, k].any()}
     precision, f1 = _precision_f1(recall, fpr)
     return {"precision": round(precision, 3), "recall": round(recall, 3), "f1": round(f1, 3), "fpr": round(fpr, 4),
-            "basis": "injected", "days": int(normal.sum()), "faults": int(counted.sum()), "recall_by_fault": kinds}
+            "basis": "injected", "points": int(normal.sum()), "faults": int(counted.sum()), "recall_by_fault": kinds}
 
 
 def beats(challenger: Scores, champion: Scores, threshold: float = 0.99, resamples: int = 500) -> bool:

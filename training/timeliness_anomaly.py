@@ -18,12 +18,12 @@ from detectors.due_times import due_times
 from detectors.lags import WINDOW, accepted_from
 from detectors.schedule import DAY
 from detectors.schedule_learning import learn
-from detectors.timeliness import model_name
+from detectors.timeliness import DETECTOR, model_name
 from detectors.timeliness_case import days_away
 from detectors.timeliness_history import NONE, Arrivals, gather
 from shared.contract_timeliness import TimelinessAlgorithm, TimelinessTrainRequest
 from shared.errors import InvalidRequest
-from shared.history import Series
+from shared.history import History
 from shared.registry import Registry
 from training import candidates, lag_backtest, lag_graph
 from training.candidates import Candidate
@@ -66,13 +66,14 @@ class Prepared:
         return cls(series=series, **own)
 
 
-def prepare(request: TimelinessTrainRequest, stored: Series | None) -> Prepared:
+def prepare(request: TimelinessTrainRequest, history: History | None) -> Prepared:
     """The arrivals of the last `training_days`, stored ones with the request's merged in, against their due times.
 
     Lags before the last accepted change of the usual are left out. Raises InvalidRequest where nothing arrived, or where no
     schedule is given, can be learnt, or was told with the arrivals.
     """
     zone = request.timezone
+    stored = history.read(DETECTOR, request.table_id) if history else None
     known = gather(request.historical_data, None, stored, None, zone, EVERYTHING)
     if not len(known.at):
         raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")
@@ -105,13 +106,7 @@ def _against_dues(
 
 def families(request: TimelinessTrainRequest, registry: Registry) -> list[str]:
     """Which families a job tries: all, or the one asked for with those it is compared with."""
-    if request.algorithm == "auto":
-        return list(FAMILIES)
-    champion = registry.champion(model_name(request.table_id))
-    rivals: set[str] = {request.algorithm, BASELINE}
-    if champion is not None:
-        rivals.add(registry.manifest(model_name(request.table_id), champion.version).card["algorithm"])
-    return [family for family in FAMILIES if family in rivals]
+    return candidates.rivals(request.algorithm, FAMILIES, model_name(request.table_id), registry)
 
 
 def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:

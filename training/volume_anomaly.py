@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -18,10 +18,10 @@ from detectors.context import calendar_of, gather
 from detectors.volume import model_name
 from shared.contract import HistoryPoint, TrainRequest
 from shared.errors import InvalidRequest
-from shared.history import EXPECTED, REPAIRED, Series
+from shared.history import EXPECTED, REPAIRED, History, Series
 from shared.registry import Registry
-from training import backtest, evaluation
-from training.evaluation import Scores
+from training import backtest, candidates, evaluation
+from training.candidates import Candidate
 from training.series import FloatArray, NotEnoughHistory, TrainingSeries
 
 # The structural baseline first: the others have to beat it.
@@ -80,7 +80,12 @@ class Prepared:
         return cls(d["table_id"], d["timezone"], d["holidays"], series, np.array(d["observed"], np.float64))
 
 
-def prepare(request: TrainRequest, stored: Series | None) -> Prepared:
+def prepare(request: TrainRequest, history: History | None) -> Prepared:
+    """The training data of a request, with what is stored of its table. Raises InvalidRequest, StorageUnavailable."""
+    return prepared(request, history.read("volume", request.table_id) if history else None)
+
+
+def prepared(request: TrainRequest, stored: Series | None) -> Prepared:
     """The last `training_days` of the stored history with the request's merged in.
 
     What the structural filter flags is left out of the series the other families learn from, unless the user said that it
@@ -103,43 +108,7 @@ def prepare(request: TrainRequest, stored: Series | None) -> Prepared:
 
 def families(request: TrainRequest, registry: Registry) -> list[str]:
     """Which families a job tries: all, or the one asked for with those it is compared with."""
-    if request.algorithm == "auto":
-        return list(FAMILIES)
-    champion = registry.champion(model_name(request.table_id))
-    rivals = {request.algorithm, "structural"}
-    if champion is not None:
-        rivals.add(registry.manifest(model_name(request.table_id), champion.version).card["algorithm"])
-    return [family for family in FAMILIES if family in rivals]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One family's model of one table with its figures; without a payload where it could not be trained or is not right."""
-
-    algorithm: str
-    figures: dict[str, Any]
-    payload: bytes | None = None
-    card: dict[str, Any] = field(default_factory=dict)
-    scores: Scores | None = None
-
-    def to_parts(self) -> dict[str, bytes]:
-        """The candidate as files: figures for people, the model, and what choosing needs."""
-        parts = {"json": json.dumps(self.figures).encode()}
-        if self.payload is not None and self.scores is not None:
-            choosing = {"card": self.card, "normal": _nulls(self.scores.normal), "faulty": _nulls(self.scores.faulty)}
-            # The figures last: they say that the candidate is complete.
-            parts = {"onnx": self.payload, "choosing": json.dumps(choosing).encode(), **parts}
-        return parts
-
-    @classmethod
-    def from_parts(cls, algorithm: str, parts: dict[str, bytes | None]) -> Candidate:
-        figures = json.loads(parts["json"] or b"{}")
-        if not parts.get("onnx"):
-            return cls(algorithm, figures)
-        choosing = json.loads(parts["choosing"] or b"{}")
-        normal = np.array(choosing["normal"], np.float64)
-        scores = Scores(normal, np.array(choosing["faulty"], np.float64).reshape(len(normal), len(evaluation.FAULTS)))
-        return cls(algorithm, figures, parts["onnx"], choosing["card"], scores)
+    return candidates.rivals(request.algorithm, FAMILIES, model_name(request.table_id), registry)
 
 
 def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
@@ -163,71 +132,21 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     return Candidate(algorithm, figures, payload, card, scores)
 
 
-def compare(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with their figures on the same days: what they agree to be an incident is no false alarm of anyone."""
-    able = [c for c in candidates if c.scores is not None]
-    together = evaluation.without_incidents([c.scores for c in able if c.scores is not None])
-    compared = {c.algorithm: _with_scores(c, scores) for c, scores in zip(able, together, strict=True)}
-    return [compared.get(c.algorithm, c) for c in candidates]
+def compare(rivals: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with their figures on the same days."""
+    return candidates.compare(rivals, evaluation.quality)
 
 
-def _with_scores(candidate: Candidate, scores: Scores) -> Candidate:
-    figures = evaluation.quality(scores)
-    return replace(candidate, scores=scores, figures=candidate.figures | {"quality": figures},
-                   card=candidate.card | {"quality": figures})
+def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
+    """The one asked for, else the best: the structural baseline unless it is beaten beyond noise. Raises InvalidRequest."""
+    return candidates.choose(rivals, FAMILIES[0], algorithm)
 
 
-def choose(candidates: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
-    """The one asked for, else the best by F1 on held-out days: the structural baseline unless beaten beyond noise.
-
-    Raises InvalidRequest where nothing could be trained.
-    """
-    able = [c for c in candidates if c.scores is not None and algorithm in ("auto", c.algorithm)]
-    if not able:
-        reasons = "; ".join(f"{c.algorithm}: {c.figures.get('error')}" for c in candidates if "error" in c.figures)
-        raise InvalidRequest(f"No model could be trained. {reasons}", "table_id")
-    baseline = next((c for c in able if c.algorithm == "structural"), None)
-    if baseline is not None and baseline.scores is not None:
-        better = [c for c in able if c.scores is not None and evaluation.beats(c.scores, baseline.scores)]
-        able = better or [baseline]
-    return max(able, key=lambda c: c.figures["quality"]["f1"])
-
-
-def publish_best(candidates: Sequence[Candidate], request: TrainRequest, registry: Registry) -> dict[str, Any]:
+def publish_best(rivals: Sequence[Candidate], request: TrainRequest, registry: Registry) -> dict[str, Any]:
     """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
-    name, candidates = model_name(request.table_id), compare(candidates)
-    best = choose(candidates, request.algorithm)
-    champion = registry.champion(name)
-    manifest = registry.publish(name, best.payload or b"", best.card)
-    reigning = registry.manifest(name, champion.version).card["algorithm"] if champion else None
-    promoted, reason = _decide(best, candidates, request, reigning)
-    if promoted:
-        registry.promote(name, manifest.version, reason=reason)
-    return {
-        "model_name": name, "decision": "promoted" if promoted else "kept", "reason": reason,
-        "champion": manifest.version if promoted else champion and champion.version,
-        "previous_champion": champion and champion.version,
-        "challenger": {"version": manifest.version, "algorithm": best.algorithm, "quality": best.figures["quality"]},
-        "artifact": {"uri": f"{name}/{manifest.version}/model.onnx", "sha256": manifest.sha256, "bytes": manifest.size,
-                     "opset": 21},
-        "candidates": [c.figures for c in candidates],
-    }
-
-
-def _decide(best: Candidate, candidates: Sequence[Candidate], request: TrainRequest,
-            reigning: str | None) -> tuple[bool, str]:
-    if request.promote == "never":
-        return False, "promote is never: published, not promoted"
-    if request.promote == "always" or reigning is None:
-        return True, "promote is always" if request.promote == "always" else "the table's first model"
-    rival = next((c for c in candidates if c.algorithm == reigning and c.scores is not None), None)
-    own, f1 = best.scores, best.figures["quality"]["f1"]
-    if rival is None or rival is best or own is None or rival.scores is None:
-        return True, f"the champion's family, {reigning}, trained on newer days"
-    other = rival.figures["quality"]["f1"]
-    if evaluation.beats(rival.scores, own):
-        return False, f"{best.algorithm} has F1 {f1} on held-out days, the champion's family {rival.algorithm} {other}"
-    return True, f"{best.algorithm} has F1 {f1} on held-out days, the champion's family {rival.algorithm} {other}"
+    compared = compare(rivals)
+    best = choose(compared, request.algorithm)
+    return candidates.publish(best, compared, model_name(request.table_id), request.promote, registry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +180,11 @@ class VolumeAnomalyTrainer:
         """
         request = TrainRequest.model_validate({"table_id": table_id, "algorithm": algorithm, "training_days": 3660,
                                                "historical_data": _points(historical_data), **options}, strict=False)
-        prepared = prepare(request, None)
+        data = prepared(request, None)
         names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((algorithm, "structural")))
-        candidates = compare([fit_candidate(prepared, name) for name in names])
-        best = choose(candidates, algorithm)
-        return TrainedModel(table_id, best.algorithm, best.figures["quality"], [c.figures for c in candidates],
+        rivals = compare([fit_candidate(data, name) for name in names])
+        best = choose(rivals, algorithm)
+        return TrainedModel(table_id, best.algorithm, best.figures["quality"], [c.figures for c in rivals],
                             best.payload or b"", best.card)
 
     def register_model(self, model: TrainedModel, name: str) -> str:
