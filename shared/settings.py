@@ -35,7 +35,16 @@ class Settings:
     client_id: str | None = None
     models_container: str = "models"
     jobs_container: str = "jobs"
+    results_container: str = "results"
+    profiles_container: str = "profiles"
     history_table: str = "history"
+    tables_table: str = "tables"
+    alerts_table: str = "alerts"
+    requests_queue: str = "detect-requests"
+    answers_queue: str = "detect-results"
+    anomalies_queue: str = "anomalies"
+    webhook_url: str | None = None
+    webhook_secret: str | None = None
     model_cache_bytes: int = 64 * 1024 * 1024
     recheck_seconds: float = 60.0
     history_days: int = 400
@@ -54,7 +63,16 @@ class Settings:
             client_id=environ.get(f"{connection}__clientId") or None,
             models_container=environ.get("MODELS_CONTAINER") or "models",
             jobs_container=environ.get("JOBS_CONTAINER") or "jobs",
+            results_container=environ.get("RESULTS_CONTAINER") or "results",
+            profiles_container=environ.get("PROFILES_CONTAINER") or "profiles",
             history_table=environ.get("HISTORY_TABLE") or "history",
+            tables_table=environ.get("TABLES_TABLE") or "tables",
+            alerts_table=environ.get("ALERTS_TABLE") or "alerts",
+            requests_queue=environ.get("DETECT_REQUESTS_QUEUE") or "detect-requests",
+            answers_queue=environ.get("DETECT_RESULTS_QUEUE") or "detect-results",
+            anomalies_queue=environ.get("ANOMALIES_QUEUE") or "anomalies",
+            webhook_url=environ.get("WEBHOOK_URL") or None,
+            webhook_secret=environ.get("WEBHOOK_SECRET") or None,
             model_cache_bytes=_whole(environ, "MODEL_CACHE_BYTES", 64 * 1024 * 1024, least=1),
             recheck_seconds=_whole(environ, "RECHECK_SECONDS", 60, least=0),
             history_days=_whole(environ, "HISTORY_DAYS", 400, least=1),
