@@ -39,6 +39,7 @@ VOUCHED, UNVOUCHED = 2.0, 1.0  # slips believed for each unmistakable one, and w
 MOST_RARE = 400  # a level with more rare formats is not looked at for slips
 TYPICAL_WORDS = 4  # of prose, at the coarse levels
 DAMAGED = -math.log(1e-4)  # nats of a value that shows damage
+FORMAT_BYTES = 300  # of a format with its count in memory
 RUNS, PROSE_LEVEL, STRICT_LEVEL, STRICT_ROWS = 2, 5, 2, 10
 
 NEW, SEQUENCE = "new format", "unusual sequence"
@@ -124,6 +125,12 @@ class Formats:
     def key_level(self) -> int:
         """The level at which the column's values are told apart."""
         return RUNS if self.level is None else self.level
+
+    @property
+    def size_bytes(self) -> int:
+        """In memory, roughly."""
+        known = FORMAT_BYTES * (len(self.core) + len(self.rare) + len(self.suspects) + 1)
+        return known + (self.transitions.size_bytes if self.transitions else 0)
 
     def to_json(self) -> dict[str, Any]:
         return {"rows": self.rows, "level": self.level, "core": dict(self.core), "rare": dict(self.rare),

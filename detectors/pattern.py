@@ -6,30 +6,32 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from detectors.champion import find_model, model_use
 from detectors.context import utc
 from detectors.decision import threshold_of
 from detectors.pattern_answer import answered, silent
 from detectors.pattern_column import Batch, Column
-from detectors.pattern_history import merged, series_name, slug, stored, tally_of, told
+from detectors.pattern_history import DETECTOR, merged, recent_batches, series_key, series_name, slug, tally_of, told, usable
 from detectors.pattern_judge import report
+from shared.cache import Cache
 from shared.catalogue import Catalogue, Loaded
-from shared.contract import ModelUse
-from shared.contract_pattern import JudgedBatch, PatternAnswer, PatternRequest
+from shared.contract import Status
+from shared.contract_pattern import JudgedBatch, PatternAnswer, PatternObservation, PatternRequest
 from shared.documents import Documents
-from shared.errors import ModelNotFound, ModelUnavailable, StorageUnavailable
+from shared.errors import StorageUnavailable
 from shared.history import History
+from shared.recent_documents import RecentDocuments
 
-HISTORY_DAYS = 90
-KEPT_COLUMNS = 64  # learnt columns a worker remembers
-_columns: OrderedDict[Hashable, Column | None] = OrderedDict()
+# A queue message ends at 64 KiB in base64. A batch of thousands of shapes is longer, and is kept at once.
+LONGEST_MESSAGE = 45_000
+COLUMNS_BYTES = 64 * 2**20
 
 
 def model_name(table_id: str, column: str = "value") -> str:
@@ -45,18 +47,17 @@ def detect(request: PatternRequest, catalogue: Catalogue, now: datetime) -> Patt
     """
     began = time.perf_counter()
     batch, warnings = tally_of(request.values, request.pattern_counts)
-    zone = request.timezone or "UTC"
-    moment = utc(request.timestamp, ZoneInfo(zone)) if request.timestamp else None
-    history, said = told(request.historical_data, zone, moment)
+    moment = _moment(request)
+    history, said = told(request.historical_data, request.timezone or "UTC", moment)
     known = _look_up(request, catalogue, history, moment or now)
     threshold = threshold_of(request)
     if known.column is None or not batch.rows:
-        answer = silent(request, batch, known.column, known.seen, moment)
+        answer = silent(request, batch, known.column, known.rows, moment)
     else:
         found = report(batch, known.column, known.model.artefact if known.model else None, threshold)
         answer = answered(request, batch, known.column, found, threshold, moment)
         if known.model:
-            answer.model = _model_use(known.model)
+            answer.model = model_use(known.model)
     answer.history.excluded = known.excluded
     answer.warnings = [*known.warnings, *warnings, *said]
     answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
@@ -64,21 +65,30 @@ def detect(request: PatternRequest, catalogue: Catalogue, now: datetime) -> Patt
 
 
 def observation(request: PatternRequest, answer: PatternAnswer, catalogue: Catalogue, now: datetime) -> str | None:
-    """The message that keeps the batch's shapes in the column's history.
+    """The message that keeps the batch's shapes in the column's history; this worker's own next verdict knows of it at once.
 
-    None where the caller named no table or no time, or asked to leave no trace, and while storage does not answer: the
-    warnings then say that it was not kept.
+    None where the caller named no table or no time, or asked to leave no trace; where storage does not answer, as the
+    warnings then say; and where the batch is too long for a message: it is then kept before this returns.
     """
-    if request.table_id is None or request.timestamp is None or not request.record:
+    moment = _moment(request)
+    if request.table_id is None or moment is None or not request.record:
         return None
-    if not catalogue.door.is_open():
+    tally, _ = tally_of(request.values, request.pattern_counts)
+    status: Status = "anomaly" if answer.is_anomaly else "ok"
+    seen = JudgedBatch(detector=DETECTOR, table_id=request.table_id, column=request.column, timestamp=moment,
+                       observed_at=now, document=tally.to_document(), status=status)
+    message = seen.model_dump_json()
+    short = len(message.encode()) <= LONGEST_MESSAGE
+    try:
+        if not catalogue.door.is_open():
+            raise StorageUnavailable("The queue does not answer.")
+        if not short:
+            observe(message.encode(), catalogue.history)
+    except StorageUnavailable:
         answer.warnings.append("Storage does not answer: this batch was not kept in the history. Send it again later.")
         return None
-    batch, _ = tally_of(request.values, request.pattern_counts)
-    moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC"))
-    return json.dumps({"detector": "pattern", "table_id": request.table_id, "column": request.column,
-                       "timestamp": moment.isoformat(), "observed_at": now.isoformat(), "document": batch.to_document(),
-                       "status": "anomaly" if answer.is_anomaly else "ok"}, ensure_ascii=False)
+    _memory(catalogue).batches.note(series_key(request.table_id, request.column), moment, Batch(moment, tally), status)
+    return message if short else None
 
 
 def observe(message: bytes, history: History) -> None:
@@ -90,73 +100,73 @@ def observe(message: bytes, history: History) -> None:
     Documents(history).record(series_name(seen.column), seen.table_id, seen.timestamp, seen.document, seen.status)
 
 
+def load(rows: Sequence[PatternObservation], catalogue: Catalogue) -> None:
+    """Keeps batches in bulk, their shapes only; the next call about one of the columns reads it anew."""
+    documents = Documents(catalogue.history)
+    for row in rows:
+        tally, _ = tally_of(row.values, row.pattern_counts)
+        documents.record(series_name(row.column), row.table_id, row.timestamp, tally.to_document(), row.status)
+        _memory(catalogue).batches.forget(series_key(row.table_id, row.column))
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What a worker keeps of the columns it is asked about: their batches, and what was learnt of each, by what from."""
+
+    batches: RecentDocuments[Batch]
+    columns: Cache[Hashable, tuple[Column | None]]
+
+    def column(self, key: Hashable, make: Callable[[], Column | None]) -> Column | None:
+        return self.columns.get(key, lambda _: (make(),))[0]
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of the column, of how many values (`seen`), and what has to be said about it."""
+    """What is known of the column, from how many values (`rows`), and what has to be said about it."""
 
     column: Column | None
-    seen: int
+    rows: int
     model: Loaded | None = None
     excluded: int = 0
-    warnings: tuple[str, ...] = ()
+    warnings: Sequence[str] = ()
 
 
 def _look_up(request: PatternRequest, catalogue: Catalogue, history: Sequence[Batch], before: datetime) -> _Known:
-    table_id, warnings, model = request.table_id, [], None
-    if table_id is None:
-        if request.require_model:
-            raise ModelNotFound("A model is required, and the request names no table.", "table_id")
-        return _learnt(history)
-    try:
-        model = catalogue.model(model_name(table_id, request.column))
-        if model is not None and model.stale:
-            warnings.append(f"The model in memory answered. {model.stale}")
-    except ModelUnavailable as error:
-        if not request.fallback:
-            raise
-        warnings.append(f"The column's model could not be used, its formats were learnt from the history: {error.message}")
-    except StorageUnavailable as error:
-        if not request.fallback:
-            raise ModelUnavailable(error.message) from error
-        if not history:
-            raise
-        warnings.append("Storage does not answer: the verdict rests on the history of the request alone.")
-        return _learnt(history, warnings=warnings)
+    table_id, memory = request.table_id, _memory(catalogue)
+    name = model_name(table_id, request.column) if table_id else None
+    model, warnings = find_model(request, name, catalogue, "its learnt formats", bool(history))
     if model is not None:
-        column = _remembered(model.sha256, lambda: Column.from_json(model.artefact.card["column"]))
-        return _Known(column, column.rows if column else 0, model, warnings=tuple(warnings))
-    if request.require_model:
-        raise ModelNotFound(f"There is no model {model_name(table_id, request.column)}.", "table_id")
+        card = model.artefact.card
+        column = memory.column(model.sha256, lambda: Column.from_json(card["column"]))
+        return _Known(column, column.rows if column else 0, model, warnings=warnings)
     excluded = 0
-    try:
-        kept, excluded = stored(catalogue.history, table_id, request.column, HISTORY_DAYS, before)
-        history = merged(kept, history)
-    except StorageUnavailable:
-        if not history:
-            raise
-        warnings.append("Storage does not answer: stored history was left out.")
-    return _learnt(history, excluded, warnings)
+    if table_id is not None:
+        try:
+            recent = memory.batches.of(series_key(table_id, request.column), before)
+            if recent.stale:
+                warnings.append(f"The history in memory was used. {recent.stale}")
+            kept, excluded = usable((batch, status) for batch, status in recent.rows()
+                                    if batch.timestamp is not None and batch.timestamp < before)
+            history = merged(kept, history)
+        except StorageUnavailable:
+            if not history:
+                raise
+            if not warnings:
+                warnings.append("Storage does not answer: stored history was left out.")
+    learnt = memory.column(tuple((batch.timestamp, batch.tally.key) for batch in history), lambda: Column.of(history))
+    return _Known(learnt, sum(batch.tally.rows for batch in history), None, excluded, warnings)
 
 
-def _learnt(history: Sequence[Batch], excluded: int = 0, warnings: Sequence[str] = ()) -> _Known:
-    content = tuple((batch.timestamp, hash(frozenset(batch.tally.counts.items()))) for batch in history)
-    column = _remembered(content, lambda: Column.of(history))
-    return _Known(column, sum(batch.tally.rows for batch in history), None, excluded, tuple(warnings))
+def _moment(request: PatternRequest) -> datetime | None:
+    return utc(request.timestamp, ZoneInfo(request.timezone or "UTC")) if request.timestamp else None
 
 
-def _remembered(key: Hashable, make: Callable[[], Column | None]) -> Column | None:
-    """A column by what it was made of: the same history is learnt once."""
-    try:
-        _columns.move_to_end(key)
-        return _columns[key]
-    except KeyError:
-        column = _columns[key] = make()
-        while len(_columns) > KEPT_COLUMNS:
-            _columns.popitem(last=False)
-        return column
+def _memory(catalogue: Catalogue) -> _Memory:
+    return catalogue.memory(DETECTOR, _new_memory)
 
 
-def _model_use(loaded: Loaded) -> ModelUse:
-    card = loaded.artefact.card
-    return ModelUse(name=loaded.name, version=loaded.version, algorithm=card["algorithm"], sha256=loaded.sha256,
-                    trained_at=card.get("trained_at"), quality=card.get("quality"))
+def _new_memory(catalogue: Catalogue) -> _Memory:
+    columns = Cache[Hashable, tuple[Column | None]](
+        COLUMNS_BYTES, math.inf, catalogue.clock, size=lambda known: known[0].size_bytes if known[0] else 0,
+        aged=lambda known, _: known)
+    return _Memory(recent_batches(catalogue), columns)

@@ -1,16 +1,17 @@
-"""How a pattern verdict is told."""
+"""How a pattern verdict, and the formats in it, are told."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from difflib import SequenceMatcher
+from itertools import groupby
 
-from detectors import pattern_words as words
 from detectors import shapes, slips, tally
+from detectors.decision import confidence_of, severity_of
 from detectors.formats import FEWEST, NEW, RUNS, SEQUENCE
 from detectors.pattern_column import SHAPE, Column
-from detectors.pattern_evidence import confidence_of, severity_of
 from detectors.pattern_judge import ANY, Finding, Group, Report, alarms, score_of
 from detectors.tally import Tally
 from shared.contract import Deviation, HistoryUse, ModelUse
@@ -19,6 +20,21 @@ from shared.contract_pattern import KnownPattern, LostPattern, NewPattern, Patte
 BASELINE = ModelUse(name=None, version="1", algorithm="formats")
 MOST_PATTERNS, MOST_EXAMPLES = 20, 3
 MOST_EXPLAINED = 10  # of the patterns that are told, so many are compared with all known formats
+_LENGTHS = ("", "", "{2}", "{3}", "{4}", "{5-8}", "{9-16}", "{17+}")
+_CLASSES = "Aaä9²"
+MOST_DIFFERENCES = 3
+LONGEST = 100
+_CHANGES = {
+    slips.PADDING: "white space at an end",
+    slips.PLACEHOLDER: "a placeholder and no value",
+    slips.EMPTY: "nothing",
+    slips.DOUBLED: "the same text twice",
+    slips.CONTROL: "a control character or one that cannot be read",
+    slips.CASE: "letters of another case",
+    slips.FOREIGN: "a character of another alphabet or encoding",
+    slips.LETTER: "a letter where a digit belongs",
+    slips.CUT: "the end is missing",
+}
 
 
 def answered(request: PatternRequest, batch: Tally, column: Column, report: Report, threshold: float,
@@ -99,14 +115,14 @@ def _in_shares(finding: Finding | None, rows: int, anomaly: bool) -> tuple[float
 
 def _message(answer: PatternAnswer, raised: Sequence[Finding], column: Column, high: float | None) -> str:
     if not raised:
-        return words.normal(answer.rows, answer.missing, len(column.formats.core), answer.unusual_count)
+        return _normal_told(answer.rows, answer.missing, len(column.formats.core), answer.unusual_count)
     first, parts = raised[0], []
     if not first.is_lost:
-        parts.append(words.unusual(first.count, answer.rows, first.name, first.usual.share, high or 0.0))
+        parts.append(_unusual_told(first.count, answer.rows, first.name, first.usual.share, high or 0.0))
         told = next((p for p in answer.new_patterns if first.name in (ANY, p.kind)), None)
         if told:
             parts.append(f"Such as {told.pattern}: {told.change}.")
-    parts += [words.lost(_rendered(finding.name, column), finding.usual.share, answer.rows)
+    parts += [_lost_told(_rendered(finding.name, column), finding.usual.share, answer.rows)
               for finding in raised if finding.is_lost]
     return " ".join(parts[:4])
 
@@ -134,14 +150,14 @@ def _new(report: Report, column: Column, stamp: str | None) -> list[NewPattern]:
             pattern=_pattern(group, column), kind=group.kind, count=group.count, share=round(group.count / report.rows, 6),
             score=math.floor(score_of(group.nats) * 1e6) / 1e6, first_seen=seen or stamp,
             nearest_known=_rendered(was, column) if was else None,
-            change=words.change(group.kind, slip, mask, known.get(was, "")),
+            change=_change(group.kind, slip, mask, known.get(was, "")),
             examples_masked=[_shown(shape) for shape in group.shapes[:MOST_EXAMPLES]]))
     return told
 
 
 def _nearest(mask: str, column: Column) -> str:
     """The known format that is most like a mask, "" where none is known."""
-    alike = ((words.likeness(example, mask), key) for key, example in column.formats.examples.items())
+    alike = ((_likeness(example, mask), key) for key, example in column.formats.examples.items())
     return max(alike, default=(0.0, ""))[1]
 
 
@@ -151,13 +167,13 @@ def _pattern(group: Group, column: Column) -> str:
     if shape.startswith("<"):
         return shape
     if group.kind in (SEQUENCE, SHAPE, NEW) and column.formats.key_level > RUNS:
-        return words.shortened(words.rendered(shapes.formats([shape.strip()], RUNS)[0], RUNS))
+        return _shortened(_format_told(shapes.formats([shape.strip()], RUNS)[0], RUNS))
     text = _rendered(group.key, column)
     return " " * (shape[:1].isspace()) + text + " " * (shape[-1:].isspace())
 
 
 def _shown(shape: str) -> str:
-    return words.shortened(2 * shape.removeprefix(tally.DOUBLED) if shape.startswith(tally.DOUBLED) else shape)
+    return _shortened(2 * shape.removeprefix(tally.DOUBLED) if shape.startswith(tally.DOUBLED) else shape)
 
 
 def _common(column: Column) -> list[str]:
@@ -177,4 +193,86 @@ def _lost(finding: Finding, column: Column) -> LostPattern:
 
 
 def _rendered(key: str, column: Column) -> str:
-    return words.shortened(words.rendered(key, column.formats.key_level))
+    return _shortened(_format_told(key, column.formats.key_level))
+
+
+def _format_told(format_: str, level: int) -> str:
+    """A format for people: A99, or A9{2}, or A+9+, ... by its level of detectors.shapes."""
+    if format_ in (tally.EMPTY, tally.PLACEHOLDER):
+        return format_
+    if level == 1:
+        parts = (_LENGTHS[int(c)] if before in _CLASSES and c in "1234567" else c
+                 for before, c in zip("\n" + format_, format_, strict=False))
+        return "".join(parts)
+    if level == RUNS:
+        return "".join(f"{c}+" if c in _CLASSES else c for c in format_)
+    if level in (4, 5):
+        return format_.replace("w", "a+").replace("9", "9+")
+    return "{" + format_ + "}" if level == 6 else format_
+
+
+def _change(kind: str, slip: str, mask: str, nearest: str) -> str:
+    """What sets a mask apart from the nearest known one, "" for none: in words where the slip is known, else as edits."""
+    if text := _CHANGES.get(kind) or _CHANGES.get(slip):
+        return text
+    if not nearest:
+        return "no known format is like it"
+    if edits := _differences(nearest, mask):
+        return ", ".join(edits)
+    return "an unusual sequence of known parts" if kind in (SEQUENCE, SHAPE) else "another format"
+
+
+def _differences(known: str, mask: str) -> list[str]:
+    """How to make the mask from the known one; nothing where that takes more than a few steps."""
+    before, after = _parts(known), _parts(mask)
+    told: list[str] = []
+    for kind, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        old, new = "".join(before[a:b]), "".join(after[c:d])
+        if kind == "replace":
+            told.append(f"'{new}' instead of '{old}'")
+        elif kind == "delete":
+            told.append(f"without '{old}'")
+        elif kind == "insert":
+            told.append(f"'{new}' added")
+    distinct = list(dict.fromkeys(told))
+    return distinct if len(distinct) <= MOST_DIFFERENCES else []
+
+
+def _likeness(known: str, mask: str) -> float:
+    """0 to 1, the share of what they have in common."""
+    return SequenceMatcher(None, _parts(known), _parts(mask), autojunk=False).ratio()
+
+
+def _shortened(text: str) -> str:
+    """At most LONGEST characters, cut in the middle."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST - 30]}…{text[-29:]}"
+
+
+def _percent(share: float) -> str:
+    """0.123 -> 12.3%; what is there is never told as 0%."""
+    if 0 < share < 0.0005:
+        return "under 0.1%"
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
+def _unusual_told(count: int, rows: int, kind: str, usual: float, upper: float) -> str:
+    """`12 of 1,000 values (1.2%) are unusual: padding. At most 0.3% are as a rule.`"""
+    be = "is" if count == 1 else "are"
+    kinds = "" if kind == "unusual" else f" ({kind})"
+    rule = "none" if not upper and usual < 0.001 else f"up to {_percent(upper)}" if upper else _percent(usual)
+    return f"{count:,} of {rows:,} values ({_percent(count / rows)}) {be} unusual{kinds}; {rule} is usual."
+
+
+def _lost_told(pattern: str, share: float, rows: int) -> str:
+    return f"No value has the format {pattern} any more, which {_percent(share)} had; {rows:,} values came."
+
+
+def _normal_told(rows: int, missing: int, formats: int, count: int) -> str:
+    nulls = f" and {missing:,} nulls" if missing else ""
+    rare = f", {count:,} of them unusual, which is usual here" if count else ""
+    return f"{rows:,} values{nulls}{rare}: {formats} known format{'' if formats == 1 else 's'}, nothing new, nothing lost."
+
+
+def _parts(mask: str) -> list[str]:
+    """Characters; of a long mask its runs, which are fewer."""
+    return list(mask) if len(mask) <= LONGEST else ["".join(run) for _, run in groupby(mask)]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from detectors.context import utc
 from detectors.pattern_column import Batch
 from detectors.tally import Tally
+from shared.catalogue import Catalogue
 from shared.contract_pattern import PatternBatch
-from shared.documents import Documents
-from shared.history import EXCLUDED, STATUSES, History
+from shared.documents import Document, Documents
+from shared.history import EXCLUDED, STATUSES
+from shared.recent_documents import RecentDocuments
 
+DETECTOR: Final = "pattern"
 _SIMPLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
-_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_SHAPE_BYTES = 120  # of a shape in memory, beside its characters
 
 
 def slug(column: str) -> str:
@@ -29,7 +33,23 @@ def slug(column: str) -> str:
 
 def series_name(column: str) -> str:
     """The detector's name in the history: every column of a table has a series of its own."""
-    return f"pattern.{slug(column)}"
+    return f"{DETECTOR}.{slug(column)}"
+
+
+def series_key(table_id: str, column: str) -> str:
+    """By what a worker remembers a column's batches."""
+    return f"{table_id}:{slug(column)}"
+
+
+def recent_batches(catalogue: Catalogue) -> RecentDocuments[Batch]:
+    """The batches of all columns that a worker is asked about, by `series_key`."""
+    return RecentDocuments(_ColumnDocuments(catalogue.history), DETECTOR, catalogue.settings, batch_of, _size,
+                           catalogue.clock)
+
+
+def batch_of(moment: datetime | None, document: Document) -> Batch:
+    """A batch as it was stored."""
+    return Batch(moment, Tally.from_document(document))
 
 
 def tally_of(values: Sequence[str | None] | None, counts: dict[str, int] | None) -> tuple[Tally, list[str]]:
@@ -48,7 +68,7 @@ def told(history: Sequence[PatternBatch | Sequence[str | None]], zone: str,
     for entry in history:
         values, counts = (entry.values, entry.pattern_counts) if isinstance(entry, PatternBatch) else (entry, None)
         tally, said = tally_of(values, counts)
-        warnings += [text for text in said if text not in warnings]
+        warnings += said
         moment = entry.timestamp if isinstance(entry, PatternBatch) else None
         if moment is None:
             plain.append(Batch(None, tally))
@@ -63,15 +83,10 @@ def told(history: Sequence[PatternBatch | Sequence[str | None]], zone: str,
     return plain + earlier, list(dict.fromkeys(warnings))
 
 
-def stored(history: History, table_id: str, column: str, days: int, before: datetime) -> tuple[list[Batch], int]:
-    """The last days' batches before a moment, oldest first, without those that a user excluded, and how many these are.
-
-    Raises StorageUnavailable.
-    """
-    start = before - timedelta(days=min(days, (before - _EARLIEST).days))
-    rows = Documents(history).read(series_name(column), table_id, start, before)
-    kept = [Batch(moment, Tally.from_document(document)) for moment, document, status in rows
-            if status != STATUSES[EXCLUDED]]
+def usable(stored: Iterable[tuple[Batch, str]]) -> tuple[list[Batch], int]:
+    """(batch, status) -> the batches that a user did not exclude, and how many these are."""
+    rows = list(stored)
+    kept = [batch for batch, status in rows if status != STATUSES[EXCLUDED]]
     return kept, len(rows) - len(kept)
 
 
@@ -79,3 +94,15 @@ def merged(stored: Sequence[Batch], told: Sequence[Batch]) -> list[Batch]:
     """Both, oldest first: of two batches at one time the request's; without a time before all others."""
     dated = {batch.timestamp: batch for batch in (*stored, *told) if batch.timestamp is not None}
     return [b for b in told if b.timestamp is None] + [dated[moment] for moment in sorted(dated)]
+
+
+class _ColumnDocuments(Documents):
+    """Documents by `series_key`: every column of a table has a series of its own."""
+
+    def changes(self, detector: str, table_id: str, start: datetime | None, since: datetime | None) -> Any:
+        table, _, column = table_id.partition(":")
+        return super().changes(f"{detector}.{column}", table, start, since)
+
+
+def _size(batch: Batch) -> int:
+    return _SHAPE_BYTES * (1 + len(batch.tally.counts)) + sum(map(len, batch.tally.counts))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from detectors import formats, pattern_features
+from detectors import formats, shapes, tally
 from detectors.artefact import Artefact
 from detectors.formats import CORE_ROWS, NEW, SEQUENCE
-from detectors.pattern_column import SHAPE, Column, kinds_of
-from detectors.pattern_evidence import Usual
+from detectors.pattern_column import SHAPE, Column, Usual, kinds_of
 from detectors.tally import Tally
 from shared.contract_pattern import PatternRequest
 
@@ -72,7 +71,7 @@ def report(batch: Tally, column: Column, artefact: Artefact | None, threshold: f
         nats = formats.judge(np, seen.x, column.formats.rules)
     else:
         wide = len(artefact.card["features"]) > len(formats.FEATURES)
-        out = artefact.run({"x": pattern_features.with_shape(seen.x, some) if wide else seen.x})
+        out = artefact.run({"x": with_shape(seen.x, some) if wide else seen.x})
         nats = out["contribution"]
         if "error" in out:
             weights = np.fromiter(batch.counts.values(), np.float64, len(some))
@@ -82,6 +81,11 @@ def report(batch: Tally, column: Column, artefact: Artefact | None, threshold: f
     found = _unusual(groups, column, batch.rows, threshold) + _lost(counts, column, batch.rows, threshold)
     ranked = sorted(found, key=lambda finding: (-finding.score, finding.name == ANY, -finding.count))
     return Report(batch.rows, tuple(ranked), groups, counts, error)
+
+
+def with_shape(x: formats.FloatArray, some: Sequence[str]) -> formats.FloatArray:
+    """(n, 3) features of detectors.formats -> (n, 3 + f) the same with those of the shapes themselves."""
+    return np.concatenate([x, shapes.features([tally.plain(shape) for shape in some])], axis=1)
 
 
 def alarms(finding: Finding, request: PatternRequest, threshold: float, rows: int) -> bool:
@@ -112,8 +116,8 @@ def _grouped(batch: Tally, keys: list[str], kinds: list[str],
     groups = []
     for (kind, key), some in members.items():
         some.sort(reverse=True)
-        shapes = tuple(shape for _, shape, _ in some)
-        groups.append(Group(kind, key, sum(count for count, *_ in some), max(s for *_, s in some), shapes))
+        groups.append(Group(kind, key, sum(count for count, *_ in some), max(s for *_, s in some),
+                            tuple(shape for _, shape, _ in some)))
     return tuple(sorted(groups, key=lambda group: (-group.count, -group.nats, group.key))), known
 
 

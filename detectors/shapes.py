@@ -94,15 +94,6 @@ def runs(masks: Sequence[str]) -> tuple[IntArray, IntArray]:
     return tokens[inside], np.append(0, ends - np.arange(len(ends)))
 
 
-def characters(masks: Sequence[str]) -> tuple[Codes, IntArray]:
-    """-> (c,) the codes of all their characters, letters outside ASCII alike, (n + 1,) where each mask's begin."""
-    codes = _codes(masks)
-    ends = np.flatnonzero(codes == ord(END))
-    inside = np.ones(len(codes), np.bool_)
-    inside[ends] = False
-    return codes[inside], np.append(0, ends - np.arange(len(ends)))
-
-
 def _codes(masks: Sequence[str]) -> Codes:
     """One code for each character, END after every mask; letters outside ASCII are all the same from here on."""
     joined = END.join(masks) + END
@@ -207,3 +198,42 @@ def _alphabets(codes: Codes) -> list[str]:
 
 
 _LEVELS: tuple[Callable[[Codes], Codes], ...] = (lambda codes: codes, _lengths, _runs, _characters, _tokens, _shape)
+
+
+# What an autoencoder sees of a shape: numbers that tell masks apart without telling values.
+_COUNTED = ("9", "A", "a", LOWER, " ", "-", "_", ".", "/", ":", ",")
+_COUNTED_NAMES = ("digits", "upper case", "lower case", "other letters", "spaces", "hyphens", "underscores", "points",
+                  "slashes", "colons", "commas", "other characters")
+_GROUPS = ("digits", "upper case", "lower case", "other letters", "spaces", "separators", "other characters")
+_GROUP_OF = np.array([0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 5, 6])
+_PLACE = np.full(256, len(_COUNTED))
+_PLACE[[ord(c) for c in _COUNTED]] = np.arange(len(_COUNTED))
+FEATURES = (*(f"number of {name}" for name in _COUNTED_NAMES), "length", "number of runs",
+            *(f"{after} after {before}" for before in ("the start", *_GROUPS) for after in (*_GROUPS, "the end")))
+
+
+def features(masks: Sequence[str]) -> NDArray[np.float64]:
+    """(n, f) FEATURES of each mask: how many characters of each class, and in all, how many runs, and how often a run of one
+    class follows one of another; everything as log(1 + count).
+    """
+    n = len(masks)
+    codes = _codes(masks)
+    ends = np.flatnonzero(codes == ord(END))
+    sizes = np.diff(ends, prepend=-1) - 1
+    inside = np.ones(len(codes), np.bool_)
+    inside[ends] = False
+    codes, owner = codes[inside], np.repeat(np.arange(n), sizes)
+    classes = _PLACE[np.where(codes < 256, codes, 0)]
+    amounts = np.bincount(owner * len(_COUNTED_NAMES) + classes, minlength=n * len(_COUNTED_NAMES)).reshape(n, -1)
+    first = np.ones(len(codes), np.bool_)
+    first[1:] = (codes[1:] != codes[:-1]) | (owner[1:] != owner[:-1])
+    group, run_owner = _GROUP_OF[classes[first]], owner[first]
+    runs = np.bincount(run_owner, minlength=n)
+    # Every mask as start, its runs, end: a pair for each neighbours.
+    ends = np.cumsum(runs)
+    before = np.insert(group + 1, ends - runs, 0)
+    after = np.insert(group, ends, len(_GROUPS))
+    width = len(_GROUPS) + 1
+    pair_owner = np.repeat(np.arange(n), runs + 1)
+    pairs = np.bincount((pair_owner * width + before) * width + after, minlength=n * width * width).reshape(n, -1)
+    return np.log1p(np.concatenate([amounts, sizes[:, None], runs[:, None], pairs], axis=1))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ SHORTEST_DOUBLED = 8
 KEPT_SHAPES, KEPT_CHARACTERS = 2_000, 200_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tally:
-    """Counts by shape; `missing` values were null. Of a batch kept in part, `rows` says how many there were."""
+    """Counts by shape; `missing` values were null."""
 
     counts: Mapping[str, int]
     missing: int = 0
@@ -59,15 +60,19 @@ class Tally:
                 safe[own] = safe.get(own, 0) + count
         return cls(safe), changed
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Values that were not null."""
         return sum(self.counts.values())
 
+    @cached_property
+    def key(self) -> int:
+        """The same for the same counts."""
+        return hash(frozenset(self.counts.items()))
+
     def to_document(self) -> dict[str, Any]:
         """For the history, bounded: a batch of many shapes is kept as a random part of its values."""
-        kept = thinned(self.counts)
-        return {"patterns": kept, "missing": self.missing, "rows": self.rows}
+        return {"patterns": thinned(self.counts), "missing": self.missing, "rows": self.rows}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Tally:

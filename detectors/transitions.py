@@ -29,6 +29,8 @@ FEWEST = 50  # values without which there is no tail to see
 RARE, BODY, TAIL, SLACK, ROUGH = 0.002, 0.1, 0.03, 1.2, 10.0
 # Whatever its place, a run that follows the two before it in so many values is no rarity.
 KNOWN_SHARE, KNOWN = 0.005, 3.0
+# The tables are bounded: a run that is not among the commonest is like any that was never seen.
+MOST_RUNS, MOST_CONTEXTS = 250, 4_000
 START, STOP, UNSEEN = 0, 1, 2  # ids; those of the runs follow
 
 
@@ -55,7 +57,8 @@ class Transitions:
         if weights.sum() < FEWEST:
             return None
         tokens, bounds = shapes.runs(masks)
-        vocabulary = tuple(np.unique(tokens).tolist())
+        known, times = np.unique(tokens, return_counts=True)
+        vocabulary = tuple(np.sort(known[np.argsort(-times, kind="stable")[:MOST_RUNS]]).tolist())
         size = len(vocabulary) + 3
         places = _places(tokens, bounds, vocabulary)
         distinct, inverse = np.unique(np.ravel_multi_index(places.ids, (size, size, size)), return_inverse=True)
@@ -88,9 +91,14 @@ class Transitions:
         pairs = np.zeros((size, size))
         np.add.at(pairs, (second, own), self.seen)
         pairs = (pairs + BACKOFF * alone) / (pairs.sum(axis=1, keepdims=True) + BACKOFF)
-        contexts, at = np.unique(first * size + second, return_inverse=True)
-        triples = np.zeros((len(contexts), size))
-        np.add.at(triples, (at, own), self.seen)
+        contexts, at, times = np.unique(first * size + second, return_inverse=True, return_counts=True)
+        kept = np.sort(np.argsort(-times, kind="stable")[:MOST_CONTEXTS])
+        place = np.full(len(contexts), len(kept))
+        place[kept] = np.arange(len(kept))
+        contexts = contexts[kept]
+        triples = np.zeros((len(kept) + 1, size))
+        np.add.at(triples, (place[at], own), self.seen)
+        triples = triples[:-1]
         p = (triples + BACKOFF * pairs[contexts % size]) / (triples.sum(axis=1, keepdims=True) + BACKOFF)
         p[triples >= self.known] = 1.0
         row = np.tile(np.arange(size), size)
@@ -116,6 +124,12 @@ class Transitions:
         owner = np.repeat(np.arange(len(places.sizes)), places.sizes)
         _, same, times = np.unique(owner * len(groups) + place, return_inverse=True, return_counts=True)
         return np.asarray(total[place] - times[same], np.float64)
+
+    @property
+    def size_bytes(self) -> int:
+        """In memory, tables included."""
+        size = len(self.vocabulary) + 3
+        return 8 * (size * (2 * size + min(len(self.seen), MOST_CONTEXTS)) + 4 * len(self.seen))
 
     def to_json(self) -> dict[str, Any]:
         return {"vocabulary": list(self.vocabulary), "trigrams": self.trigrams.ravel().tolist(), "seen": self.seen.tolist(),

@@ -88,6 +88,25 @@ class PatternRequest(DetectOptions):
         return self
 
 
+class PatternObservation(Input):
+    """One row of POST /api/v1/observations: a batch of a column as it was, with what is known about it."""
+
+    detector: Literal["pattern"]
+    table_id: TableId
+    column: ColumnName = "value"
+    timestamp: Timestamp
+    values: Values | None = None
+    pattern_counts: PatternCounts | None = None
+    status: Status = "ok"
+
+    @model_validator(mode="after")
+    def _aware(self) -> Self:
+        _check_given_once(self.values, self.pattern_counts)
+        if self.timestamp.tzinfo is None:
+            raise PydanticCustomError("naive", "timestamp needs a time zone, such as 2026-09-21T02:00:00Z")
+        return self
+
+
 class PatternTrainRequest(Input):
     """POST /api/v1/train/pattern-anomaly"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -14,11 +14,12 @@ from detectors import tally
 from detectors.artefact import SCHEMA
 from detectors.pattern import model_name
 from detectors.pattern_column import Batch, Column
-from detectors.pattern_history import merged, told
+from detectors.pattern_history import batch_of, merged, series_name, told, usable
 from detectors.tally import Tally
 from shared.contract_pattern import PatternAlgorithm, PatternTrainRequest
+from shared.documents import Documents
 from shared.errors import InvalidRequest
-from shared.history import EXCLUDED, STATUSES
+from shared.history import History
 from shared.registry import Registry
 from training import candidates, pattern_backtest, pattern_graph
 from training.candidates import Candidate
@@ -63,16 +64,13 @@ class Prepared:
         return cls(batches=tuple(batches), **own)
 
 
-def prepare(request: PatternTrainRequest, stored: Iterable[tuple[datetime, dict[str, Any], str]] | None) -> Prepared:
-    """The batches of the last `training_days`: the documents stored under detectors.pattern_history.series_name, with those
-    of the request. Raises InvalidRequest where there is none.
+def prepare(request: PatternTrainRequest, history: History | None) -> Prepared:
+    """The batches of the last `training_days`, stored ones with the request's merged in.
+
+    Raises InvalidRequest where there is none, StorageUnavailable.
     """
-    kept, excluded = [], 0
-    for moment, document, status in stored or ():
-        if status == STATUSES[EXCLUDED]:
-            excluded += 1
-        else:
-            kept.append(Batch(moment, Tally.from_document(document)))
+    rows = Documents(history).read(series_name(request.column), request.table_id) if history else ()
+    kept, excluded = usable((batch_of(moment, document), status) for moment, document, status in rows)
     batches = merged(kept, told(request.historical_data, request.timezone, None)[0])
     dated = [batch.timestamp for batch in batches if batch.timestamp is not None]
     first = dated[-1] - timedelta(days=request.training_days) if dated else None

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
-from detectors import formats
+from detectors import formats, shapes
 from detectors.formats import FEATURES
 from detectors.pattern_column import UNUSUAL_NATS, Column
-from detectors.pattern_features import SHAPE_FEATURES, shape_features, with_shape
+from detectors.pattern_judge import with_shape
 from detectors.tally import Tally, plain
 from training.calibration import Calibration
 from training.parity import Parity, through_onnx
@@ -93,7 +93,7 @@ class Autoencoder:
 
     @property
     def features(self) -> tuple[str, ...]:
-        return (*FEATURES, *SHAPE_FEATURES)
+        return (*FEATURES, *shapes.FEATURES)
 
     def inputs(self, some: list[str]) -> FloatArray:
         return with_shape(self.column.formats.look(some).x, some)
@@ -145,7 +145,7 @@ def _fit_autoencoder(column: Column, history: Tally) -> Autoencoder:
             masks[mask] += history.counts[shape]
     if masks.total() < FEWEST:
         raise NotEnoughHistory(FEWEST, masks.total())
-    x = shape_features(list(masks))
+    x = shapes.features(list(masks))
     weights = np.fromiter(masks.values(), np.int64, len(masks))
     generator = np.random.default_rng(0)
     mean, spread = x.mean(axis=0), np.maximum(x.std(axis=0), FLAT)
