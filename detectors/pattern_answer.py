@@ -23,7 +23,7 @@ MOST_EXPLAINED = 10  # of the patterns that are told, so many are compared with 
 _LENGTHS = ("", "", "{2}", "{3}", "{4}", "{5-8}", "{9-16}", "{17+}")
 _CLASSES = "Aaä9²"
 MOST_DIFFERENCES = 3
-LONGEST = 100
+LONGEST, DETAILED = 100, 40  # characters of a mask that are told, and that are compared one by one
 _CHANGES = {
     slips.PADDING: "white space at an end",
     slips.PLACEHOLDER: "a placeholder and no value",
@@ -157,8 +157,13 @@ def _new(report: Report, column: Column, stamp: str | None) -> list[NewPattern]:
 
 def _nearest(mask: str, column: Column) -> str:
     """The known format that is most like a mask, "" where none is known."""
-    alike = ((_likeness(example, mask), key) for key, example in column.formats.examples.items())
-    return max(alike, default=(0.0, ""))[1]
+    matcher = SequenceMatcher(None, "", _parts(mask), autojunk=False)
+    best, nearest = 0.0, ""
+    for key, example in column.formats.examples.items():
+        matcher.set_seq1(_parts(example))
+        if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best and (ratio := matcher.ratio()) > best:
+            best, nearest = ratio, key
+    return nearest
 
 
 def _pattern(group: Group, column: Column) -> str:
@@ -238,11 +243,6 @@ def _differences(known: str, mask: str) -> list[str]:
     return distinct if len(distinct) <= MOST_DIFFERENCES else []
 
 
-def _likeness(known: str, mask: str) -> float:
-    """0 to 1, the share of what they have in common."""
-    return SequenceMatcher(None, _parts(known), _parts(mask), autojunk=False).ratio()
-
-
 def _shortened(text: str) -> str:
     """At most LONGEST characters, cut in the middle."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST - 30]}…{text[-29:]}"
@@ -275,4 +275,4 @@ def _normal_told(rows: int, missing: int, formats: int, count: int) -> str:
 
 def _parts(mask: str) -> list[str]:
     """Characters; of a long mask its runs, which are fewer."""
-    return list(mask) if len(mask) <= LONGEST else ["".join(run) for _, run in groupby(mask)]
+    return list(mask) if len(mask) <= DETAILED else ["".join(run) for _, run in groupby(mask)]

@@ -182,19 +182,15 @@ def _alphabets(codes: Codes) -> list[str]:
     found = found[found != ord(END)]
     ends = np.flatnonzero(codes == ord(END))
     starts = np.append(0, ends[:-1] + 1)
-    columns = []  # 63 characters at a time: which of them a mask has, as the bits of one number
-    for part in (found[i:i + 63] for i in range(0, max(len(found), 1), 63)):
+    texts, which = [""], np.zeros(len(ends), np.int64)  # distinct alphabets so far, and which of them a mask has
+    for part in (found[i:i + 63] for i in range(0, len(found), 63)):  # so many characters are the bits of one number
         bit = np.zeros(int(codes.max()) + 1, np.int64)
         bit[part] = 1 << np.arange(len(part))
-        columns.append(np.bitwise_or.reduceat(bit[codes], starts).tolist())
-    letters = [chr(c) for c in found]
-    sets: dict[tuple[int, ...], str] = {}
-    alphabets = []
-    for key in zip(*columns, strict=True):
-        if key not in sets:
-            sets[key] = "".join(c for i, c in enumerate(letters) if key[i // 63] >> i % 63 & 1)
-        alphabets.append(sets[key])
-    return alphabets
+        sets, has = np.unique(np.bitwise_or.reduceat(bit[codes], starts), return_inverse=True)
+        pairs, which = np.unique(which * len(sets) + has, return_inverse=True)
+        letters = ["".join(chr(c) for i, c in enumerate(part) if own >> i & 1) for own in sets.tolist()]
+        texts = [texts[pair // len(sets)] + letters[pair % len(sets)] for pair in pairs.tolist()]
+    return [texts[i] for i in which.tolist()]
 
 
 _LEVELS: tuple[Callable[[Codes], Codes], ...] = (lambda codes: codes, _lengths, _runs, _characters, _tokens, _shape)
