@@ -8,10 +8,11 @@ from detectors.metrics import TABLE, FloatArray
 def worst(evidence: FloatArray, features: tuple[tuple[str, str], ...], line: float) -> int:
     """The place of the metric with the most evidence.
 
-    Duplicated rows show in every column of ids too, and more clearly; where the table's own share of duplicates is odd, it
-    is the reason.
+    Duplicated rows show in every column of ids, missing ones in every number of distinct values, and more clearly; where the
+    table's own metric is odd, it is the reason.
     """
-    duplicates = features.index((TABLE, "dup_row_rate")) if (TABLE, "dup_row_rate") in features[:2] else None
-    if duplicates is not None and evidence[duplicates] >= line:
-        return duplicates
-    return int(evidence.argmax())
+    place = int(evidence.argmax())
+    odd = {metric: own for own, (column, metric) in enumerate(features[:2]) if column == TABLE and evidence[own] >= line}
+    if "dup_row_rate" in odd:
+        return odd["dup_row_rate"]
+    return odd.get("row_count", place) if features[place][1] == "distinct_count" else place

@@ -68,9 +68,9 @@ def fit(raw: FloatArray, rows: FloatArray, columns: Sequence[str], metrics: Sequ
 
     Metrics are sorted by column, and each is known in at least FEWEST_BATCHES of the batches.
     """
-    scale = scale_of(metrics, columns, raw)
+    scale, spread = scale_of(metrics, columns, raw)
     even = scale.stabilise(np, raw)
-    noise = sampling_noise(metrics, float(np.median(rows)), medians(raw))
+    noise = sampling_noise(metrics, float(np.median(rows)), medians(raw), spread)
     floor = floor_of(noise, len(raw))
     rhythm, steady = rhythm_of(even, floor, weekday)
     relations, past = relate(steady, floor, columns)

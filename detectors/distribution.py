@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -69,9 +70,9 @@ def observation(request: DistributionRequest, answer: DistributionAnswer, catalo
         return None
     batch = batch_of(request.current_profile, ZoneInfo(zone), moment)
     status: Status = "anomaly" if answer.is_anomaly else "ok"
-    seen = JudgedBatch(table_id=request.table_id, timestamp=moment, observed_at=now, status=status,
-                       document=batch.to_document() | {"score": answer.table_score})
-    message = seen.model_dump_json()
+    document = batch.to_document() | {"score": answer.table_score}
+    message = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "timestamp": moment.isoformat(),
+                          "observed_at": now.isoformat(), "status": status, "document": document})
     try:
         if not catalogue.door.is_open():
             raise StorageUnavailable("The queue does not answer.")

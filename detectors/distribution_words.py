@@ -51,7 +51,7 @@ def of_changes(findings: Sequence[Finding]) -> str:
         columns = [finding.column for finding in findings if finding.change == change]
         if columns:
             names = ", ".join([*columns[:MOST_NAMED], *(["..."] if len(columns) > MOST_NAMED else [])])
-            sentences.append(f"{len(columns)} column{'s' if len(columns) > 1 else ''} {told} ({names}).")
+            sentences.append(f"{len(columns)} column{'s are' if len(columns) > 1 else ' is'} {told} ({names}).")
     return " ".join(sentences)
 
 

@@ -31,6 +31,7 @@ CHARACTER_SHARES = frozenset({"digit_frac", "upper_frac", "space_frac", "nonasci
 COUNTS = frozenset({"row_count", "distinct_count", "pattern_count"})
 LENGTHS = frozenset({"len_min", "len_max", "len_mean", "len_std"})
 DISTANCES = frozenset({"value_shift", "pattern_shift"})
+AGES = frozenset({"first_age", "last_age"})
 # The standard error of a statistic of n values in standard deviations of a value, times sqrt(n): for a normal distribution,
 # times 1.5, because batches differ by more than the luck of the draw.
 _STANDARD_ERRORS = {"mean": 1.5, "std": 1.5, "q50": 1.9, "q25": 2.0, "q75": 2.0}
@@ -72,38 +73,36 @@ class Scale:
         value = xp.asarray(self.centre) + xp.asarray(self.unit) * xp.sinh(bounded)
         return xp.where(xp.asarray(self.share), half * half, xp.where(xp.asarray(self.logarithm), logarithm, value))
 
-    def part(self, at: BoolArray | IntArray) -> Scale:
-        """The scale of some of the metrics."""
-        return Scale(self.share[at], self.logarithm[at], self.offset[at], self.centre[at], self.unit[at])
 
+def scale_of(metrics: Sequence[str], columns: Sequence[str], raw: FloatArray) -> tuple[Scale, FloatArray]:
+    """The scale of p metrics from their (h, p) history: the centre and the unit of values are those of their column.
 
-def scale_of(metrics: Sequence[str], columns: Sequence[str], raw: FloatArray) -> Scale:
-    """The scale of p metrics from their (h, p) history: the centre and the unit of values are those of their column."""
+    Beside it (p,) the standard deviation of a column's values in that unit, which is 1 for other metrics.
+    """
     kinds = np.array(metrics, dtype=object)
     share = np.isin(kinds, [*ROW_SHARES, *CHARACTER_SHARES, *DISTANCES])
-    spread = kinds == "std"
-    logarithm = np.isin(kinds, [*COUNTS, *LENGTHS]) | spread
+    deviation = kinds == "std"
+    logarithm = np.isin(kinds, [*COUNTS, *LENGTHS]) | deviation
     offset = np.where(np.isin(kinds, [*COUNTS]), 0.5, 1.0)
-    usual = medians(raw)
-    centre, unit = np.zeros(len(kinds)), np.ones(len(kinds))
-    at: dict[str, dict[str, int]] = {}
-    for j, (column, metric) in enumerate(zip(columns, metrics, strict=True)):
-        if not share[j] and (spread[j] or not logarithm[j]):
-            at.setdefault(column, {})[metric] = j
-    for places in at.values():
-        own = np.array(list(places.values()))
-        centre[own], unit[own] = _location({metric: float(usual[j]) for metric, j in places.items()}, raw[:, own])
-    return Scale(share, logarithm, np.where(spread, 1e-3 * unit, offset), centre, unit)
+    centre, unit, spread = np.zeros(len(kinds)), np.ones(len(kinds)), np.ones(len(kinds))
+    at: dict[str, list[int]] = {}
+    for j, column in enumerate(columns):
+        if not share[j] and (deviation[j] or not logarithm[j]):
+            at.setdefault(column, []).append(j)
+    for own in at.values():
+        centre[own], spread[own], unit[own] = _location([metrics[j] for j in own], raw[:, own])
+    scale = Scale(share, logarithm, np.where(deviation, 1e-3 * spread, offset), centre, unit)
+    return scale, np.where(deviation, 1.0, spread / unit)
 
 
-def sampling_noise(metrics: Sequence[str], rows: float, usual: FloatArray) -> FloatArray:
+def sampling_noise(metrics: Sequence[str], rows: float, usual: FloatArray, spread: FloatArray) -> FloatArray:
     """(p,) standard deviation on the even scale that the luck of the draw gives a metric of a batch of so many rows.
 
-    `usual` (p,) is what the metrics usually are. Never less than SMALLEST_EFFECT.
+    `usual` (p,) is what the metrics usually are, `spread` (p,) from `scale_of`. Never less than SMALLEST_EFFECT of a spread.
     """
     root = 1.0 / math.sqrt(max(rows, 1.0))
     noise = [max(_noise(metric, root, float(value)), SMALLEST_EFFECT) for metric, value in zip(metrics, usual, strict=True)]
-    return np.array(noise)
+    return np.array(noise) * spread
 
 
 def _noise(metric: str, root: float, usual: float) -> float:
@@ -124,17 +123,23 @@ def _noise(metric: str, root: float, usual: float) -> float:
     return _STANDARD_ERRORS.get(metric, _OUTER_QUANTILE) * root
 
 
-def _location(usual: dict[str, float], raw: FloatArray) -> tuple[float, float]:
-    """Centre and unit of one column's values: its median and its standard deviation, or the nearest thing measured."""
-    known = {metric: value for metric, value in usual.items() if math.isfinite(value)}
-    centre = next((known[m] for m in ("q50", "mean", "last_age", "min", "max") if m in known), 0.0)
-    ages = [known[m] for m in ("first_age", "last_age") if m in known]
-    if ages:
-        wander = medians(np.abs(raw - medians(raw)))
-        return centre, max(3.0 * float(np.nanmax(wander, initial=0.0)), 1.0)
-    spread = known.get("std") or (known.get("q95", 0.0) - known.get("q05", 0.0)) / 3.3
-    spread = spread or (known.get("max", 0.0) - known.get("min", 0.0)) / 4.0
-    return centre, spread if spread > 0 else max(abs(centre), 1.0)
+def _location(metrics: Sequence[str], raw: FloatArray) -> tuple[float, float, float]:
+    """Centre, spread and unit of one column's values from their (h, m) history: median, standard deviation or the nearest
+    thing known, and again the deviation. Where batches lie further apart than a batch is wide, as those of an id do, their distance is the unit.
+    """
+    usual = {metric: value for metric, value in zip(metrics, medians(raw).tolist(), strict=True) if math.isfinite(value)}
+    middle = next((m for m in ("q50", "mean", "last_age", "first_age", "min", "max") if m in usual), None)
+    if middle is None:
+        spread = usual.get("std") or 1.0
+        return 0.0, spread, spread
+    centre = usual[middle]
+    wander = 3.0 * float(np.nanmedian(np.abs(raw[:, list(metrics).index(middle)] - centre)))
+    if middle in AGES:
+        return centre, max(wander, 1.0), max(wander, 1.0)
+    spread = usual.get("std") or (usual.get("q95", 0.0) - usual.get("q05", 0.0)) / 3.3
+    spread = spread or (usual.get("max", 0.0) - usual.get("min", 0.0)) / 4.0
+    spread = spread if spread > 0 else max(abs(centre), 1.0)
+    return centre, spread, max(spread, wander)
 
 
 def medians(raw: FloatArray) -> FloatArray:

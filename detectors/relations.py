@@ -140,6 +140,7 @@ def _decompose(a: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     h, p = a.shape
     values, vectors = np.linalg.eigh(a @ a.T if h < p else a.T @ a)
     kept = values > 1e-10 * max(values[-1], 1e-30)
+    kept[-1] = True  # of a history that never varied a direction of no weight
     values, vectors = values[kept], vectors[:, kept]
-    other = (a.T @ vectors if h < p else a @ vectors) / np.sqrt(values)
+    other = (a.T @ vectors if h < p else a @ vectors) / np.sqrt(np.maximum(values, 1e-30))
     return (vectors, values, other) if h < p else (other, values, vectors)
