@@ -160,7 +160,8 @@ def _deviation(statistic: FloatArray) -> FloatArray:
     if not len(known):
         return statistic
     middle = np.median(known)
-    deviation: FloatArray = (statistic - middle) / (NORMAL * np.median(np.abs(known - middle)) + OWN_SPREAD * known.std() + 1e-9)
+    spread = NORMAL * np.median(np.abs(known - middle)) + OWN_SPREAD * known.std() + 1e-9
+    deviation: FloatArray = (statistic - middle) / spread
     return deviation
 
 
