@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from shared.contract import MAX_HISTORY, Answer, DetectOptions, Deviation, Input, Status, TableId, Timestamp, TimeZone
@@ -136,5 +136,5 @@ class JudgedSteps(Input):
     table_id: TableId
     observed_at: Timestamp
     metrics: Metrics
-    steps: Annotated[list[JudgedStep], Field(validation_alias=AliasChoices("steps", "points"))]
+    steps: list[JudgedStep]
     model: str | None = None

@@ -1,0 +1,292 @@
+"""Does a series keep its order and shape, though every value is in range? From points of some metrics to a verdict.
+
+    request + history -> buckets (sequence_history) -> the hypothesis filter (sequence_filter), or the table's LSTM
+                      -> surprise by metric -> one score a bucket (sequence_verdict) -> answer (sequence_answer)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from detectors import calendar
+from detectors.artefact import Artefact
+from detectors.champion import find_model, model_use
+from detectors.context import FloatArray, utc
+from detectors.decision import threshold_of
+from detectors.sequence_answer import BASELINE, UNLIKE, Evidence, answered, silent
+from detectors.sequence_filter import FREEDOM, RHYTHMS
+from detectors.sequence_history import (
+    DETECTOR,
+    Judged,
+    Known,
+    Row,
+    Rows,
+    StoredRows,
+    digest,
+    judged_of,
+    known_of,
+    places,
+    row_bytes,
+    stamp,
+)
+from detectors.sequence_states import States
+from detectors.sequence_verdict import surprise_of
+from shared.catalogue import Catalogue, Loaded
+from shared.contract_sequence import JudgedSteps, SequenceAnswer, SequenceObservation, SequenceRequest
+from shared.documents import Documents
+from shared.errors import StorageUnavailable
+from shared.history import History
+from shared.recent_documents import RecentDocuments
+
+# A queue message ends at 64 KiB in base64. Longer ones are kept at once.
+LONGEST_MESSAGE = 45_000
+ENOUGH = 0.5  # share of the first buckets, and of an LSTM's window, in which a metric must be known
+
+
+def model_name(table_id: str) -> str:
+    """The registry's name of a table's sequence model."""
+    return f"sequence-anomaly.{table_id}"
+
+
+def detect(request: SequenceRequest, catalogue: Catalogue, now: datetime) -> SequenceAnswer:
+    """The verdict on the points, each by what came before it, answered by the table's model, else the hypothesis filter.
+
+    Raises ModelNotFound (with `require_model`), ModelUnavailable (with `fallback=false`), StorageUnavailable (storage is
+    down, nothing is warm and the body has no history), InvalidRequest (values that do not fit the metrics).
+    """
+    began = time.perf_counter()
+    answer = _detect(request, catalogue, now)
+    answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
+    return answer
+
+
+def observation(request: SequenceRequest, answer: SequenceAnswer, catalogue: Catalogue, now: datetime) -> str | None:
+    """The message that keeps these points in the table's history; this worker's own next verdict knows of them at once.
+
+    None where the caller named no table, or asked to leave no trace; where storage does not answer, as the warnings then
+    say; and where the points are too many for a message: they are then kept before this returns.
+    """
+    if request.table_id is None or not request.record:
+        return None
+    zone = ZoneInfo(request.timezone or "UTC")
+    moments = [utc(point.timestamp, zone) for point in request.points]
+    flagged = {step.timestamp: step.score for step in answer.steps}
+    scores = [flagged.get(stamp(moment)) for moment in moments]
+    statuses = ["ok" if score is None else "anomaly" for score in scores]
+    steps = [{"timestamp": moment.isoformat(), "values": point.values, "status": status, "score": score}
+             for moment, point, status, score in zip(moments, request.points, statuses, scores, strict=True)]
+    message = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "observed_at": now.isoformat(),
+                          "metrics": request.metrics, "steps": steps,
+                          "model": answer.model.version if answer.model.name else None})
+    try:
+        if not catalogue.door.is_open():
+            raise StorageUnavailable("The queue does not answer.")
+        if len(message) > LONGEST_MESSAGE:
+            observe(message.encode(), catalogue.history)
+    except StorageUnavailable:
+        answer.warnings.append("Storage does not answer: these points were not kept in the history. Send them again later.")
+        return None
+    documents = _memory(catalogue).documents
+    for moment, point, status in zip(moments, request.points, statuses, strict=True):
+        row = digest(moment, {"values": dict(zip(request.metrics, point.values, strict=True))})
+        documents.note(request.table_id, moment, row, status)
+    return message if len(message) <= LONGEST_MESSAGE else None
+
+
+def observe(message: bytes, history: History) -> None:
+    """Judged points from the queue. Harmless when they come twice.
+
+    Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
+    """
+    seen = JudgedSteps.model_validate_json(message)
+    documents = Documents(history)
+    for step in seen.steps:
+        values = dict(zip(seen.metrics, step.values, strict=True))
+        documents.record(DETECTOR, seen.table_id, step.timestamp, {"values": values, "score": step.score}, step.status)
+
+
+def load(rows: Sequence[SequenceObservation], catalogue: Catalogue) -> None:
+    """Keeps points in bulk."""
+    documents = Documents(catalogue.history)
+    tables: dict[str, None] = {}
+    for row in rows:
+        moment = row.timestamp if row.timestamp.tzinfo else row.timestamp.replace(tzinfo=UTC)
+        documents.record(DETECTOR, row.table_id, moment, {"values": row.values}, row.status)
+        tables[row.table_id] = None
+    for table_id in tables:
+        _memory(catalogue).documents.forget(table_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What a worker keeps of the tables it is asked about: their documents, those as arrays, and states of the filter."""
+
+    documents: RecentDocuments[Row]
+    rows: StoredRows
+    states: States
+
+
+def _memory(catalogue: Catalogue) -> _Memory:
+    return catalogue.memory(DETECTOR, lambda own: _Memory(
+        RecentDocuments(Documents(own.history), DETECTOR, own.settings, digest, row_bytes, own.clock),
+        StoredRows(), States()))
+
+
+def _detect(request: SequenceRequest, catalogue: Catalogue, now: datetime) -> SequenceAnswer:
+    name = model_name(request.table_id) if request.table_id else None
+    model, warnings = find_model(request, name, catalogue, "the hypothesis filter", bool(request.historical_data))
+    zone = request.timezone or (model.artefact.card.get("timezone") if model else None) or "UTC"
+    at, values, moments = places(request.points, request.metrics, "points", zone, request.granularity)
+    if len(np.unique(at)) < len(at):
+        warnings.append(f"points has several of one {request.granularity} bucket: the last of each was kept.")
+    full = len(at)
+    if request.delay_minutes is not None:
+        ends = [calendar.bucket_start(bucket + 1, zone, request.granularity) for bucket in at.tolist()]
+        full = sum(now.timestamp() >= end + 60 * request.delay_minutes for end in ends)
+    if not full:
+        due = datetime.fromtimestamp(ends[0] + 60 * (request.delay_minutes or 0), UTC)
+        return silent(request, None, Known(int(at[0]), np.empty((0, len(request.metrics)))), "not_evaluated",
+                      f"This {request.granularity} bucket is still filling: it is judged from {due.isoformat()} on.")
+    if full < len(at):
+        warnings.append(f"{len(at) - full} points are still filling: they were not judged.")
+    judged = judged_of(at[:full], values[:full], moments[:full])
+    parts, said = _history(request, catalogue, judged, zone, has_model=model is not None, silent=bool(warnings))
+    known = known_of(parts, judged.first, len(request.metrics), request.granularity)
+    answer = _evaluate(request, catalogue, judged, known, zone, model)
+    answer.warnings = [*warnings, *said, *answer.warnings]
+    return answer
+
+
+def _history(request: SequenceRequest, catalogue: Catalogue, judged: Judged, zone: str, *, has_model: bool,
+             silent: bool) -> tuple[list[Rows], list[str]]:
+    """What is stored, with the request's after it. Raises StorageUnavailable."""
+    parts, warnings = [], []
+    metrics = tuple(request.metrics)
+    if request.table_id is not None:
+        memory = _memory(catalogue)
+        try:
+            recent = memory.documents.of(request.table_id, judged.stamps[0])
+            parts = memory.rows.of(request.table_id, recent, metrics, zone, request.granularity)
+            if recent.stale:
+                warnings.append(f"The history in memory was used. {recent.stale}")
+        except StorageUnavailable:
+            if not request.historical_data and not has_model:
+                raise
+            if not silent:
+                warnings.append("Storage does not answer: stored history was left out.")
+    if request.historical_data:
+        at, values, _ = places(request.historical_data, request.metrics, "historical_data", zone, request.granularity)
+        parts.append(Rows(at, values, np.zeros(len(at), bool)))
+        if at[-1] >= judged.first:
+            warnings.append("historical_data has points that are not before the judged ones: they were left out.")
+        if len(np.unique(at)) < len(at):
+            warnings.append("historical_data has several points of one bucket: the last of each was kept.")
+    return parts, warnings
+
+
+def _evaluate(request: SequenceRequest, catalogue: Catalogue, judged: Judged, known: Known, zone: str,
+              model: Loaded | None) -> SequenceAnswer:
+    threshold, warnings = threshold_of(request), []
+    needed = RHYTHMS[request.granularity].setup
+    if model is not None and (reason := _unfit(model.artefact, request)):
+        warnings.append(f"{reason}: the hypothesis filter answered.")
+        model = None
+    if model is not None and model.artefact.card["algorithm"] == "lstm":
+        evidence = forecast_evidence(model.artefact, request.metrics, judged, known)
+        if np.isfinite(evidence.surprise).any():
+            used = min(int(model.artefact.card["window"]), len(known.values))
+            return answered(request, judged, known, evidence, threshold, used, model_use(model))
+        warnings.append("The model has too little recent history: the hypothesis filter answered.")
+        model = None
+    key = (request.table_id, tuple(request.metrics), zone, request.granularity) if request.table_id else None
+    states = _memory(catalogue).states if key else States()
+    found = filter_evidence(states, key, judged, known, request.granularity, threshold, model.artefact if model else None)
+    if found is None or not np.isfinite(found.surprise).any():
+        if found is not None and not np.isfinite(judged.values).any():
+            answer = silent(request, judged, known, "not_evaluated", "The points hold no value.")
+        else:
+            answer = silent(request, judged, known, "learning", f"{known.points} of {needed} {request.granularity} points "
+                                                                "known: verdicts begin after that.")
+    else:
+        used = int(np.isfinite(known.values).any(axis=1).sum())
+        answer = answered(request, judged, known, found, threshold, used, model_use(model) if model else BASELINE)
+    answer.warnings = warnings
+    return answer
+
+
+def filter_evidence(states: States, key: object, judged: Judged, known: Known, granularity: str, threshold: float,
+                    artefact: Artefact | None = None) -> Evidence | None:
+    """The hypothesis filter's, calibrated by the artefact where there is one. None while too little is known."""
+    rhythm = RHYTHMS[granularity]
+    history = known.values
+    lead = len(history)
+    if lead >= rhythm.setup:
+        state = states.after(key, known.start, history, granularity)
+        ahead, first = judged.values, 0
+    else:
+        rows = np.concatenate([history, judged.values])
+        if len(rows) <= rhythm.setup:
+            return None
+        state = States().after(None, known.start if lead else judged.first, rows[: rhythm.setup], granularity)
+        ahead, first = judged.values[rhythm.setup - lead:], rhythm.setup - lead
+        history = rows[: rhythm.setup]
+    given = judged.given[judged.given >= first]
+    empty = np.full((len(judged.given), ahead.shape[1]), np.nan)
+    log_odds, level, scale = empty.copy(), empty.copy(), np.ones_like(empty)
+    hypothesis = np.zeros(empty.shape, np.intp)
+    place = {int(row) - first: len(judged.given) - len(given) + i for i, row in enumerate(given)}
+    for i, row in enumerate(ahead):
+        step = state.step(row)
+        if (j := place.get(i)) is not None:
+            log_odds[j], hypothesis[j], level[j], scale[j] = step
+    log_odds[:, np.isfinite(history).sum(axis=0) < ENOUGH * rhythm.setup] = np.nan
+    surprise = surprise_of(log_odds) if artefact is None else artefact.run({"log_odds": log_odds})["surprise"]
+    reach = float(np.interp(-np.log(1 - threshold), _T_SURPRISES, _T)) * scale
+    expected, lower, upper = (state.in_own_unit(part) for part in (level, level - reach, level + reach))
+    return Evidence(surprise, np.array(rhythm.hypotheses)[hypothesis], expected, lower, upper)
+
+
+def forecast_evidence(artefact: Artefact, metrics: Sequence[str], judged: Judged, known: Known) -> Evidence:
+    """An LSTM's: what the last hours have against the forecast made before them. NaN where too little is known."""
+    card = artefact.card
+    order = [metrics.index(name) for name in card["metrics"]]
+    window = int(card["window"])
+    rows = np.concatenate([np.full((window, len(metrics)), np.nan), known.values, judged.values])[:, order]
+    at = window + len(known.values) + judged.given
+    windows = rows[at[:, None] + np.arange(1 - window, 1)]
+    out = artefact.run({"time": judged.first + judged.given, "window": windows})
+    seen = np.isfinite(windows)
+    out["surprise"][(seen.mean(axis=1) < ENOUGH) | ~seen[:, -1]] = np.nan
+    back = np.argsort(order)
+    surprise, expected, lower, upper = (out[name][:, back] for name in ("surprise", "expected", "lower", "upper"))
+    return Evidence(surprise, np.full(surprise.shape, UNLIKE), expected, lower, upper)
+
+
+def _unfit(artefact: Artefact, request: SequenceRequest) -> str | None:
+    """Why a model cannot answer a request."""
+    card = artefact.card
+    if card["granularity"] != request.granularity:
+        return f"The model counts {card['granularity']} buckets"
+    if set(card["metrics"]) != set(request.metrics):
+        return "The model was trained on other metrics"
+    return None
+
+
+def _student_tail(t: FloatArray) -> FloatArray:
+    """Surprise of |T| > t for five degrees of freedom (Abramowitz and Stegun 26.7.3)."""
+    assert FREEDOM == 5
+    angle = np.arctan(t / np.sqrt(5))
+    inside = 2 / np.pi * (angle + np.sin(angle) * (np.cos(angle) + 2 / 3 * np.cos(angle) ** 3))
+    surprise: FloatArray = -np.log(np.maximum(1 - inside, 1e-15))
+    return surprise
+
+
+_T = np.geomspace(0.01, 300, 200)
+_T_SURPRISES = _student_tail(_T)
