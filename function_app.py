@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import azure.durable_functions as df
 import azure.functions as func
 
+from detectors.backtest import backtest
 from detectors.directory import detector
 from orchestrations import training
 from shared import health, models, observations
@@ -40,6 +41,12 @@ def observe_queued(message: func.QueueMessage) -> None:
 def load_observations(req: func.HttpRequest) -> func.HttpResponse:
     report = observations.load(req.get_body(), catalogue())
     return answer(report, 200 if report["accepted"] else 422)
+
+
+@app.route(route="v1/backtest", methods=["POST"])
+@refusals
+def replay_history(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(backtest(req.get_body(), catalogue()))
 
 
 @app.route(route="v1/train/{detector}-anomaly", methods=["POST"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import ModuleType
 from typing import Any
 
 from detectors import timeliness, volume
@@ -20,26 +21,32 @@ class Detector:
     """One kind of anomaly.
 
     `detect` answers a `request`; `observation` then gives the message that keeps what was seen, and `observe` reads it from
-    the queue. `load` keeps `row`s of history in bulk. Models are trained by `training.{name}_anomaly` on a `train_request`;
-    `model_name` tells their name in the registry, of either request (None where it names no table).
+    the queue. `load` keeps `row`s of history in bulk. `replay` takes a request, with `blank` for what it would judge, and
+    yields the answers about the last so many points of the past, oldest first. `training.{name}_anomaly` trains a model on a
+    `train_request`; `model_name` tells its name in the registry.
     """
 
     request: type[DetectOptions]
+    row: type[Input]
+    train_request: type[Input]
+    blank: dict[str, Any]
     detect: Callable[[Any, Catalogue, datetime], Answer]
     observation: Callable[[Any, Any, Catalogue, datetime], str | None]
     observe: Callable[[bytes, History], None]
-    row: type[Input]
     load: Callable[[Sequence[Any], Catalogue], None]
-    train_request: type[Input]
+    replay: Callable[[Any, Catalogue, int], Iterator[Answer]]
     model_name: Callable[[Any], str]
 
 
+def _detector(module: ModuleType, request: type[DetectOptions], row: type[Input], train_request: type[Input],
+              blank: dict[str, Any], model_name: Callable[[Any], str] | None = None) -> Detector:
+    return Detector(request, row, train_request, blank, module.detect, module.observation, module.observe, module.load,
+                    module.replay, model_name or (lambda asked: module.model_name(asked.table_id)))
+
+
 DETECTORS = {
-    "volume": Detector(VolumeRequest, volume.detect, volume.observation, volume.observe, Observation, volume.load,
-                       TrainRequest, lambda request: volume.model_name(request.table_id)),
-    "timeliness": Detector(TimelinessRequest, timeliness.detect, timeliness.observation, timeliness.observe,
-                           ArrivalObservation, timeliness.load, TimelinessTrainRequest,
-                           lambda request: timeliness.model_name(request.table_id)),
+    "volume": _detector(volume, VolumeRequest, Observation, TrainRequest, {"current_row_count": 0}),
+    "timeliness": _detector(timeliness, TimelinessRequest, ArrivalObservation, TimelinessTrainRequest, {}),
 }
 
 

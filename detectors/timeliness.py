@@ -10,15 +10,17 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+
+import numpy as np
 
 from detectors.champion import find_model, model_use
 from detectors.decision import threshold_of
 from detectors.timeliness_answer import answered, judge_events, silent
 from detectors.timeliness_case import Case, Place, build
-from detectors.timeliness_history import seconds
+from detectors.timeliness_history import gather, seconds
 from detectors.timeliness_verdict import find, judge_with_filter, judge_with_model, minutes_of
 from shared.catalogue import Catalogue, Loaded
 from shared.contract_timeliness import ArrivalObservation, JudgedArrival, TimelinessAnswer, TimelinessRequest
@@ -27,6 +29,7 @@ from shared.history import History, Point, Series
 
 # Arrivals are points of the history: when they came, and as value the minutes after due. Their event lags lie beside them.
 DETECTOR, EVENTS = "timeliness", "timeliness-events"
+LONG_SILENCE = 1.5  # of the usual distance between two arrivals
 
 
 def model_name(table_id: str) -> str:
@@ -104,6 +107,24 @@ def load(rows: Sequence[ArrivalObservation], catalogue: Catalogue) -> None:
             events[row.table_id].append(Point(row.timestamp, row.event_lag, row.status))
     catalogue.record_many(DETECTOR, arrivals)
     catalogue.record_many(EVENTS, events)
+
+
+def replay(request: TimelinessRequest, catalogue: Catalogue, points: int) -> Iterator[TimelinessAnswer]:
+    """The verdicts on the last `points` arrivals, each asked for at that moment; before one that ends a long silence, the
+    verdict on the silence too. Raises as `detect`.
+    """
+    stored = catalogue.series(DETECTOR, request.table_id) if request.table_id else None
+    known = gather(request.historical_data, None, stored, None, request.timezone or "UTC", 2**40).at
+    usual = float(np.median(np.diff(known))) if len(known) > 1 else 0.0
+    for before, came in zip(known[:-1][-points:].tolist(), known[1:][-points:].tolist(), strict=True):
+        if came - before > LONG_SILENCE * usual:
+            yield _asked_at(came - 60, None, request, catalogue)
+        yield _asked_at(came, came, request, catalogue)
+
+
+def _asked_at(second: int, arrival: int | None, request: TimelinessRequest, catalogue: Catalogue) -> TimelinessAnswer:
+    moment, came = datetime.fromtimestamp(second, UTC), arrival and datetime.fromtimestamp(arrival, UTC)
+    return detect(request.model_copy(update={"as_of": moment, "last_arrival": came}), catalogue, moment)
 
 
 @dataclass(frozen=True, slots=True)

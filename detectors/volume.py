@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -26,6 +26,7 @@ from shared.catalogue import Catalogue, Loaded
 from shared.contract import (
     Deviation,
     Effect,
+    HistoryPoint,
     HistoryUse,
     Holidays,
     JudgedObservation,
@@ -101,6 +102,23 @@ def load(rows: Sequence[Observation], catalogue: Catalogue) -> None:
     for row in rows:
         points[row.table_id].append(Point(row.timestamp, row.value, row.status))
     catalogue.record_many("volume", points)
+
+
+def replay(request: VolumeRequest, catalogue: Catalogue, points: int) -> Iterator[VolumeAnswer]:
+    """The verdicts on the last `points` known buckets, each with nothing but the buckets before it. Raises as `detect`."""
+    zone, granularity, now = request.timezone or "UTC", request.granularity, datetime.now(UTC)
+    stored = catalogue.series("volume", request.table_id) if request.table_id else None
+    # Plain counts lead up to today; dated, they stay where they are whichever bucket is judged.
+    today = int(calendar.buckets(np.array([int(now.timestamp())]), zone, granularity)[0])
+    plain = any(isinstance(entry, float) for entry in request.historical_data)
+    known = gather(request.historical_data, stored, zone, granularity, today if plain else None)
+    past = [HistoryPoint.model_construct(
+        timestamp=datetime.fromtimestamp(calendar.bucket_start(known.start + i, zone, granularity), UTC), value=rows)
+        for i, rows in enumerate(known.values.tolist()) if math.isfinite(rows)]
+    history = {"historical_data": past} if plain else {}
+    for point in past[-points:]:
+        asked = {"timestamp": point.timestamp, "current_row_count": point.value, **history}
+        yield detect(request.model_copy(update=asked), catalogue, now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
     assert routes == {
         "detect": ("POST", "v1/detect/{detector}", "FUNCTION"),
         "load_observations": ("POST", "v1/observations", "FUNCTION"),
+        "replay_history": ("POST", "v1/backtest", "FUNCTION"),
         "train": ("POST", "v1/train/{detector}-anomaly", "FUNCTION"),
         "train_job": ("GET", "v1/train/jobs/{job_id}", "FUNCTION"),
         "restart_train_job": ("POST", "v1/train/jobs/{job_id}/restart", "FUNCTION"),
