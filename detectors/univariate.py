@@ -58,7 +58,7 @@ def whole(values: FloatArray) -> FloatArray:
         odd = np.zeros(len(series))
         for statistic in _statistics(series, steps, half):
             odd += np.nan_to_num(np.log1p(_deviation(statistic) ** 2))
-        evidence += _mean(odd, half)
+        evidence += _sum(odd, half) / _sum(np.ones(len(odd)), half)
     return evidence
 
 
@@ -121,11 +121,11 @@ def _level(past: FloatArray) -> float:
 def _distance(now: FloatArray, past: FloatArray) -> FloatArray:
     """(k,) points -> (k,) spreads of the past from its median; the past itself has no missing values."""
     unit = float(np.abs(past).max()) or 1.0
-    with np.errstate(over="ignore"):
-        now, past = now / unit, past / unit
+    past = past / unit
     middle = np.median(past)
-    spread = NORMAL * np.median(np.abs(past - middle)) + SPREAD_FLOOR * past.std()
-    distance: FloatArray = np.abs(now - middle) / (spread + ROUNDING)
+    spread = NORMAL * np.median(np.abs(past - middle)) + SPREAD_FLOOR * past.std() + ROUNDING
+    with np.errstate(over="ignore"):
+        distance: FloatArray = np.abs(now / unit - middle) / spread
     return distance
 
 

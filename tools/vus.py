@@ -2,8 +2,8 @@
 
     python -m tools.vus DATA PREDICTIONS
 
-prints it for each CSV of DATA (value, label) and its predictions (score). All rows count, as in the benchmark, the first
-part too: the volume needs the whole series, and there is nothing in that part a score could be fitted to.
+prints it for each CSV of DATA (value, label) and its predictions (score). All rows count, as in the benchmark: a training
+part, where a file marks one, too.
 
 Paparrizos et al., "Volume Under the Surface", PVLDB 15(11), 2022, doi:10.14778/3551793.3551830; the details (250 cuts,
 the buffer's slope, the window from the autocorrelation) are those of Liu and Paparrizos, "The Elephant in the Room",
