@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors.context import FloatArray
 from detectors.decision import confidence_of, severity_of
 from detectors.sequence_history import Judged, Known, stamp
-from detectors.sequence_verdict import combined
+from detectors.sequence_verdict import combined, score_of
 from detectors.words import number
 from shared.contract import Deviation, HistoryUse, ModelUse
 from shared.contract_sequence import MetricVerdict, SequenceAnswer, SequenceRequest, StepVerdict
@@ -57,14 +57,15 @@ class Evidence:
 def answered(request: SequenceRequest, judged: Judged, known: Known, evidence: Evidence, threshold: float, used: int,
              model: ModelUse) -> SequenceAnswer:
     """`used` rows of the history taught the model. At least one bucket and metric has evidence."""
-    scores, contributions = combined(evidence.surprise)
+    together, contributions = combined(evidence.surprise)
+    scores, alone = score_of(together), score_of(evidence.surprise)
     evaluated = np.isfinite(scores)
     flagged = evaluated & (scores >= threshold)
     worst = int(np.nanargmax(scores))
-    metrics = _metrics(request, judged, evidence, contributions, bool(flagged[worst]), worst, threshold)
+    metrics = _metrics(request, judged, evidence, contributions, alone, bool(flagged[worst]), worst, threshold)
     blamed = int(contributions[worst].argmax())
     anomaly, score = bool(flagged.any()), float(scores[worst])
-    steps = [_step(request, judged.stamps[i], evidence, contributions[i], i, float(scores[i]), threshold)
+    steps = [_step(request, judged.stamps[i], evidence.hypothesis[i], contributions[i], alone[i] >= threshold, float(scores[i]))
              for i in np.flatnonzero(flagged).tolist()]
     of_worst = metrics[blamed]
     change = None if of_worst.value is None or of_worst.expected_value is None else of_worst.value - of_worst.expected_value
@@ -96,16 +97,15 @@ def use_of(known: Known, used: int) -> HistoryUse:
     return HistoryUse(points=known.points, used=used, excluded=known.excluded, missing=max(missing, 0))
 
 
-def _metrics(request: SequenceRequest, judged: Judged, evidence: Evidence, contributions: FloatArray, flagged: bool,
-             at: int, threshold: float) -> list[MetricVerdict]:
+def _metrics(request: SequenceRequest, judged: Judged, evidence: Evidence, contributions: FloatArray, alone: FloatArray,
+             flagged: bool, at: int, threshold: float) -> list[MetricVerdict]:
     values = judged.values[judged.given[at]]
     verdicts = []
     for j, name in enumerate(request.metrics):
-        surprise = float(evidence.surprise[at, j])
-        if math.isnan(surprise):
+        score = float(alone[at, j])
+        if math.isnan(score):
             verdicts.append(MetricVerdict(metric=name, is_anomaly=False, score=None, contribution=0.0))
             continue
-        score = -math.expm1(-surprise)
         wrong = flagged and score >= threshold
         verdicts.append(MetricVerdict(
             metric=name, is_anomaly=wrong, score=_down(score), contribution=round(float(contributions[at, j]), 4),
@@ -115,12 +115,12 @@ def _metrics(request: SequenceRequest, judged: Judged, evidence: Evidence, contr
     return verdicts
 
 
-def _step(request: SequenceRequest, moment: datetime, evidence: Evidence, contributions: FloatArray, at: int, score: float,
-          threshold: float) -> StepVerdict:
+def _step(request: SequenceRequest, moment: datetime, hypotheses: NDArray[Any], contributions: FloatArray,
+          wrong: NDArray[np.bool_], score: float) -> StepVerdict:
+    # Together they are beyond the threshold, so the worst is so alone.
     order = np.argsort(-contributions, kind="stable").tolist()
-    wrong = [j for j in order if j == order[0] or -math.expm1(-evidence.surprise[at, j]) >= threshold]
-    names = [request.metrics[j] for j in wrong]
-    hypothesis = str(evidence.hypothesis[at, wrong[0]])
+    names = [request.metrics[j] for j in order if wrong[j] or j == order[0]]
+    hypothesis = str(hypotheses[order[0]])
     return StepVerdict(timestamp=stamp(moment), score=_down(score), severity=severity_of(score, True),  # type: ignore[arg-type]
                        metrics=names, hypothesis=hypothesis,  # type: ignore[arg-type]
                        description=f"{_listed(names)} {IN_WORDS[request.granularity][hypothesis]}.")

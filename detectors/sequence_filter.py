@@ -114,7 +114,7 @@ class Filter:
         self.rhythm, self.bucket, self.age = rhythm, bucket, 0
         m, k, lags, phases = first.shape[1], len(rhythm.hypotheses), len(rhythm.repeats), rhythm.phases
         slots = np.array([rhythm.slot(bucket + i) for i in range(len(first))])
-        self.root = np.array([_uses_root(column, slots, rhythm.cycle) for column in first.T], bool)
+        self.root = np.array([uses_root(column, slots, rhythm.cycle) for column in first.T], bool)
         self.grain = np.array([_grain(column) for column in first.T])
         level = np.where(self.root, np.sqrt(np.maximum(first, 0.0)), first)
         known = np.isfinite(level)
@@ -331,7 +331,7 @@ def _grain(column: FloatArray) -> float:
     return float(np.diff(values).min()) if len(values) > 1 else 1.0
 
 
-def _uses_root(column: FloatArray, slots: NDArray[np.int64], cycle: int) -> bool:
+def uses_root(column: FloatArray, slots: NDArray[np.int64], cycle: int) -> bool:
     """Is the square root, which evens out the noise of counts, likelier than the value itself? Jacobian included."""
     known = np.isfinite(column)
     if known.sum() < cycle or column[known].min() < 0 or np.ptp(column[known]) == 0:

@@ -26,7 +26,7 @@ def surprise_of(log_odds: FloatArray) -> FloatArray:
 
 
 def combined(surprise: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(n, m) surprise of metrics, NaN where not judged -> (n,) score in [0, 1), NaN where none was; (n, m) contributions.
+    """(n, m) surprise of metrics, NaN where not judged -> (n,) of them together, NaN where none was; (n, m) contributions.
 
     The harmonic mean of the probabilities (Wilson 2019, doi:10.1073/pnas.1814092116): one metric of m has to be m times as
     improbable to raise the alarm alone, many that are wrong together do not, and dependence between metrics does no harm. A
@@ -34,10 +34,16 @@ def combined(surprise: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
     known = np.isfinite(surprise)
     top = np.max(surprise, axis=1, keepdims=True, where=known, initial=0.0)
-    weights = np.where(known, np.exp(surprise - top, where=known, out=np.zeros_like(surprise)), 0.0)
+    weights = np.exp(surprise - top, where=known, out=np.zeros_like(surprise))
     # Sorted, so that the order of the metrics cannot move the last digit.
     total = np.sort(weights, axis=1).sum(axis=1)
     count = known.sum(axis=1)
-    together = top[:, 0] + np.log(np.maximum(total, 1e-300)) - np.log(np.maximum(count, 1))
-    score = np.where(count > 0, np.minimum(-np.expm1(-np.maximum(together, 0.0)), CERTAIN), np.nan)
-    return score, weights / np.maximum(total, 1e-300)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        together = np.where(count > 0, top[:, 0] + np.log(total) - np.log(count), np.nan)
+    return together, weights / np.maximum(total, 1e-300)[:, None]
+
+
+def score_of(surprise: FloatArray) -> FloatArray:
+    """(...,) surprise >= 0 -> score in [0, 1): one minus the probability."""
+    score: FloatArray = np.minimum(-np.expm1(-surprise), CERTAIN)
+    return score

@@ -1,0 +1,83 @@
+"""Replays labelled hourly series through the filter behind the endpoint, each hour judged by nothing but those before it.
+
+The CSV files have the columns timestamp (local time, in order) and one or more metrics; label and is_train are read for the
+printed summary alone. `score` is the surprise of all metrics together, -ln of the probability of a false alarm.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from detectors.context import FloatArray, IntArray
+from detectors.decision import threshold_of
+from detectors.sequence_filter import RHYTHMS, Filter
+from detectors.sequence_verdict import combined, score_of, surprise_of
+from shared.contract import DetectOptions
+
+ABOUT = ("timestamp", "label", "is_train", "kind")
+COLUMNS = ("score", "is_anomaly", "metric", "hypothesis")
+HOUR = 3600
+
+
+def replay_folder(folder: Path, out: Path) -> Iterator[str]:
+    """Writes a file of predictions for each CSV of the folder, row by row, and tells what became of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        metrics = [name for name in rows[0] if name not in ABOUT]
+        hours = np.array([_hour(row["timestamp"]) for row in rows], np.int64)
+        values = np.array([[float(row[name] or "nan") for name in metrics] for row in rows])
+        judged = replay(hours, values, metrics)
+        with (out / path.name).open("w", newline="") as lines:
+            writer = csv.writer(lines)
+            writer.writerow(COLUMNS)
+            writer.writerows(judged)
+        yield f"{path.stem}: {summary(rows, judged)}"
+
+
+def replay(hours: IntArray, values: FloatArray, metrics: list[str]) -> list[tuple[object, ...]]:
+    """(n,) hours since 1970, (n, m) values -> a row of COLUMNS each, empty while the filter is learning."""
+    rhythm = RHYTHMS["hourly"]
+    threshold = threshold_of(DetectOptions(granularity="hourly"))
+    start, places = int(hours[0]), hours - hours[0]
+    series = np.full((int(places[-1]) + 1, values.shape[1]), np.nan)
+    series[places] = values
+    state = Filter.begin(series[: rhythm.setup], start, rhythm)
+    steps = [state.step(row) for row in series]
+    surprise = surprise_of(np.array([step.log_odds for step in steps]))
+    together, contributions = combined(surprise)
+    flagged, worst = score_of(together) >= threshold, contributions.argmax(axis=1)
+    verdicts: list[tuple[object, ...]] = []
+    for place in places.tolist():
+        if place < rhythm.setup or np.isnan(together[place]):
+            verdicts.append(("", 0, "", ""))
+            continue
+        j = int(worst[place])
+        hypothesis = rhythm.hypotheses[steps[place].hypothesis[j]]
+        verdicts.append((repr(float(together[place])), int(flagged[place]), metrics[j], hypothesis))
+    return verdicts
+
+
+def summary(rows: list[dict[str, str]], judged: list[tuple[object, ...]]) -> str:
+    """How many hours were flagged, and what share of the labelled and of the other ones."""
+    flagged = np.array([row[1] == 1 for row in judged])
+    told = f"{len(rows)} hours, {flagged.sum()} flagged"
+    if "label" not in rows[0]:
+        return told
+    counted = np.array([row.get("is_train") != "1" for row in rows])
+    label = np.array([row["label"] == "1" for row in rows])
+    edges = np.flatnonzero(np.diff(np.r_[0, label & counted, 0]))
+    events = [flagged[a:b].any() for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return (f"{told}; {sum(events)} of {len(events)} faults found, recall by hour {flagged[label & counted].mean():.3f}, "
+            f"false positive rate {flagged[~label & counted].mean():.4f}")
+
+
+def _hour(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) // HOUR
