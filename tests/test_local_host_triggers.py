@@ -36,8 +36,8 @@ class Account:
             queue.create_queue()
         queue.send_message(b64encode(body.encode()).decode() if encoded else body)
 
-    def upload(self, name: str, content: bytes) -> None:
-        container = self.blobs.get_container_client("uploads")
+    def upload(self, name: str, content: bytes, container_name: str = "uploads") -> None:
+        container = self.blobs.get_container_client(container_name)
         if not container.exists():
             container.create_container()
         container.upload_blob(name, content, overwrite=True)
@@ -141,6 +141,12 @@ def test_a_blob_whose_function_keeps_failing_is_told_on_the_poison_queue(host: L
     told = json.loads(b64decode(account.peek("webjobs-blobtrigger-poison", "orders/bad.csv")))
     assert (told["ContainerName"], told["BlobName"]) == ("uploads", "orders/bad.csv")
     assert told["FunctionId"] == "Host.Functions.on_upload"
+
+
+def test_a_function_that_takes_an_sdk_client_opens_the_blob_itself(host: LocalHost, account: Account) -> None:
+    account.upload("a/b.csv", b"hello" + bytes(1_000_000), "large")
+
+    assert account.wait_for(lambda m: m.get("large") == "large/a/b.csv")[0]["head"] == "hello"
 
 
 def test_a_timer_runs_on_its_schedule(host: LocalHost, account: Account) -> None:

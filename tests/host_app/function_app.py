@@ -10,6 +10,7 @@ from typing import Any, List  # noqa: UP035
 
 import azure.durable_functions as df
 import azure.functions as func
+import azurefunctions.extensions.bindings.blob as blob_sdk
 
 STORAGE = "AzureWebJobsStorage"
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
@@ -107,6 +108,13 @@ def on_upload(blob: func.InputStream, copy: func.Out[bytes], result: func.Out[st
         raise RuntimeError("cannot read this blob")
     copy.set(content.upper())
     result.set(json.dumps({"blob": blob.name, "bytes": blob.length, "content": content.decode()}))
+
+
+@app.blob_trigger(arg_name="client", path="large/{name}", connection=STORAGE, source=func.BlobSource.EVENT_GRID)
+@app.queue_output(arg_name="result", queue_name="results", connection=STORAGE)
+def on_large_upload(client: blob_sdk.BlobClient, result: func.Out[str]) -> None:
+    head = client.download_blob(offset=0, length=5).readall()
+    result.set(json.dumps({"large": f"{client.container_name}/{client.blob_name}", "head": head.decode()}))
 
 
 @app.timer_trigger(arg_name="timer", schedule="%TICK_SCHEDULE%")

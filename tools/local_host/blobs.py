@@ -17,7 +17,7 @@ from tools.local_host.execution import Execute
 from tools.local_host.messages import Message
 from tools.local_host.settings import HostConfig
 from tools.local_host.storage import Outage, Storage, first_line
-from tools.local_host.worker import Function, InvocationError
+from tools.local_host.worker import Binding, Function, InvocationError
 
 HOST_CONTAINER = "azure-webjobs-hosts"
 HOST_CONNECTION = "AzureWebJobsStorage"
@@ -83,15 +83,14 @@ class BlobListener:
 
     async def _process(self, blob: BlobProperties, receipt: str, params: dict[str, str]) -> None:
         try:
-            content = await asyncio.to_thread(lambda: self.client.download_blob(
-                blob.name, etag=blob.etag, match_condition=MatchConditions.IfNotModified).readall())
+            value = self._reference(blob) if is_deferred(self.function.trigger) else await self._content(blob)
         except (ResourceModifiedError, ResourceNotFoundError):
             return  # replaced or deleted since it was listed; the next listing tells
         except AzureError as error:
             log.warning("Blob '%s' cannot be read, trying again: %s", blob.name, first_line(error))
             return
         try:
-            await self.execute(self.function, Message(bytes=content), self._metadata(blob, params))
+            await self.execute(self.function, value, self._metadata(blob, params))
         except InvocationError as error:
             self.tries[receipt] += 1
             if self.tries[receipt] < self.config.blob_max_tries:
@@ -105,6 +104,17 @@ class BlobListener:
             except AzureError:
                 return
         await self._write_receipt(receipt)
+
+    async def _content(self, blob: BlobProperties) -> Message:
+        content = await asyncio.to_thread(lambda: self.client.download_blob(
+            blob.name, etag=blob.etag, match_condition=MatchConditions.IfNotModified).readall())
+        return Message(bytes=content)
+
+    def _reference(self, blob: BlobProperties) -> Message:
+        """What a function that takes an SDK client is given in place of the content, however large that is."""
+        content = {"Connection": self.connection, "ContainerName": self.container, "BlobName": blob.name}
+        return Message(model_binding_data=Message(version="1.0", source="AzureStorageBlobs", content_type="application/json",
+                                                  content=json.dumps(content).encode()))
 
     async def _load_receipts(self) -> None:
         prefix = f"blobreceipts/{self.function.name}/"
@@ -146,6 +156,11 @@ def path_pattern(template: str) -> re.Pattern[str]:
     for name, literal in zip(parts[1::2], parts[2::2], strict=True):
         pattern += f"(?P<{name}>{'[^/]+' if literal.startswith('/') else '.+'}){re.escape(literal)}"
     return re.compile(pattern)
+
+
+def is_deferred(trigger: Binding) -> bool:
+    """Whether the function opens the blob itself, by an SDK type (azurefunctions-extensions-bindings-blob)."""
+    return bool(trigger.get("properties", {}).get("SupportsDeferredBinding"))
 
 
 def _etag(blob: BlobProperties) -> str:
