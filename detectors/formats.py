@@ -30,7 +30,7 @@ from detectors.transitions import Transitions
 type FloatArray = NDArray[np.float64]
 
 FEWEST = 30  # values without which nothing is said
-MOST_SHAPES = 5_000  # of a batch with more a random part is learnt from
+MOST_SHAPES = 5_000  # of a history with more a random part is learnt from
 UNUSUAL = 0.005  # a format is unusual where at most so many normal values have one as rare
 CORE, CORE_ROWS, COVER = 0.02, 5, 0.8  # core formats have this share and so many values, and together hold this much
 HABIT = 0.03  # white space, placeholders and the like that are commoner are the column's own way
@@ -165,8 +165,7 @@ def judge(xp: Any, x: Any, rules: Rules) -> Any:
 
 def learn(batch: Tally) -> Formats | None:
     """The formats of a column's history; None where it has fewer than FEWEST values."""
-    counts = tally.thinned(batch.counts, MOST_SHAPES)
-    total = sum(counts.values())
+    counts, total = batch.counts, batch.rows
     if total < FEWEST:
         return None
     damage: Counter[str] = Counter()
@@ -241,7 +240,9 @@ class _Level(NamedTuple):
         rare = self.rare
         for slip, _, count in self.suspects.values():
             usual[slip] = usual.get(slip, 0) + count
-        usual[NEW] = sum(count for count in rare.values() if count < steps[-1][0])
+        # What came once and is taken for damage was new when it came, and so is the next of its kind.
+        once = sum(count == 1 for *_, count in self.suspects.values())
+        usual[NEW] = once + sum(count for count in rare.values() if count < steps[-1][0])
         if transitions is not None:
             usual[SEQUENCE] = transitions.beyond
         examples: dict[str, str] = {}

@@ -31,7 +31,7 @@ SERIES_BYTES = 200  # of a name with its numbers in memory
 UNUSUAL_NATS = -math.log(UNUSUAL) - 1e-9
 
 UNSEEN = 0.5  # values of a kind that is yet to be seen, in any history
-NEVER = 0.5  # the prior chance that what a strict column never showed never happens
+NEVER = 0.25  # the prior chance that what a strict column never showed never happens
 FEWEST_BATCHES = 5  # without which nothing is known of how batches differ ...
 CONCENTRATION = 50.0  # ... and the mix of formats is taken for as steady as this many values would show
 
@@ -124,7 +124,8 @@ class Column:
     def of(cls, batches: Sequence[Batch]) -> Self | None:
         """From the batches of a history, oldest first; None where they hold too few values."""
         batches = without_bursts(batches[-MOST_BATCHES:])
-        learnt = formats.learn(tally.merged(batch.tally for batch in batches))
+        some_values = Tally(tally.thinned(tally.merged(batch.tally for batch in batches).counts, formats.MOST_SHAPES))
+        learnt, rows = formats.learn(some_values), some_values.rows
         if learnt is None:
             return None
         most = KEPT_SHAPES if len(batches) > 1 else formats.MOST_SHAPES
@@ -136,12 +137,12 @@ class Column:
         by_kind = [_summed(batch, kinds) for batch in counts]
         by_key = [_summed(batch, keys) for batch in counts]
         sizes = [sum(batch.values()) for batch in counts]
-        rows = sum(batch.tally.rows for batch in batches)
-        strict = learnt.strict
-        usual = {kind: Usual(learnt.usual.get(kind, 0), rows, concentration([b[kind] for b in by_kind], sizes),
-                             never=strict or kind not in (NEW, SEQUENCE))
-                 for kind in {*learnt.usual, *(k for b in by_kind for k in b)} - {""}}
         mixed = CONCENTRATION if len(batches) < FEWEST_BATCHES else math.inf
+        usual = {}
+        for kind in {*learnt.usual, *(k for b in by_kind for k in b)} - {""}:
+            never = learnt.strict or kind not in (NEW, SEQUENCE)
+            steady = concentration([b[kind] for b in by_kind], sizes)
+            usual[kind] = Usual(learnt.usual.get(kind, 0), rows, steady if never else min(mixed, steady), never)
         shares = {key: Usual(count, learnt.rows, min(mixed, concentration([b[key] for b in by_key], sizes)))
                   for key, count in learnt.core.items()}
         return cls(learnt, len(batches), rows, usual, shares, _first_seen(batches, kinds, keys, learnt.core))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.neural_network import MLPRegressor
 
 from detectors import formats, shapes
 from detectors.formats import FEATURES
-from detectors.pattern_column import UNUSUAL_NATS, Column
+from detectors.pattern_column import SHAPE, UNUSUAL_NATS, Column, Usual
 from detectors.pattern_judge import with_shape
 from detectors.tally import Tally, plain
 from training.calibration import Calibration
@@ -158,8 +159,16 @@ def _fit_autoencoder(column: Column, history: Tally) -> Autoencoder:
             raw[fold == out] = _raw(network, z[fold == out])
     if len(masks) < 2 * FOLDS:  # a handful of masks: none can be left out
         raw = _raw(_network(z, weights, generator), z)
-    spread_out = np.repeat(raw, np.minimum(weights, max(MOST_ROWS // len(masks), 1)))
-    return Autoencoder(column, _network(z, weights, generator), mean, spread, Calibration.fit(spread_out))
+    calibration = Calibration.fit(np.repeat(raw, np.minimum(weights, max(MOST_ROWS // len(masks), 1))))
+    beyond = float(weights[calibration.surprise(np, raw) >= UNUSUAL_NATS].sum())
+    column = _used_to(column, max(beyond, formats.UNUSUAL * column.rows))
+    return Autoencoder(column, _network(z, weights, generator), mean, spread, calibration)
+
+
+def _used_to(column: Column, count: float) -> Column:
+    """The column with so many unusual shapes in its history; between batches as unsteady as the unsteadiest damage."""
+    steady = min((usual.concentration for usual in column.usual.values()), default=math.inf)
+    return replace(column, usual={**column.usual, SHAPE: Usual(count, column.rows, steady)})
 
 
 def _network(z: FloatArray, weights: NDArray[np.int64], generator: np.random.Generator) -> MLPRegressor:
