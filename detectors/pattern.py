@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -75,9 +76,9 @@ def observation(request: PatternRequest, answer: PatternAnswer, catalogue: Catal
         return None
     tally, _ = tally_of(request.values, request.pattern_counts)
     status: Status = "anomaly" if answer.is_anomaly else "ok"
-    seen = JudgedBatch(detector=DETECTOR, table_id=request.table_id, column=request.column, timestamp=moment,
-                       observed_at=now, document=tally.to_document(), status=status)
-    message = seen.model_dump_json()
+    message = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "column": request.column,
+                          "timestamp": moment.isoformat(), "observed_at": now.isoformat(), "status": status,
+                          "document": tally.to_document()}, ensure_ascii=False)
     short = len(message.encode()) <= LONGEST_MESSAGE
     try:
         if not catalogue.door.is_open():
