@@ -7,8 +7,10 @@ from functools import cache
 from shared.catalogue import Catalogue
 from shared.history import History
 from shared.jobs import Jobs
+from shared.queues import Queues
 from shared.registry import Registry
 from shared.settings import Settings
+from shared.tables import Tables
 
 
 @cache
@@ -27,3 +29,14 @@ def registry() -> Registry:
 @cache
 def jobs() -> Jobs:
     return Jobs(catalogue().blobs, Settings.from_environment().jobs_container)
+
+
+@cache
+def queues() -> Queues:
+    return Queues(Settings.from_environment())
+
+
+@cache
+def tables() -> Tables:
+    settings = Settings.from_environment()
+    return Tables(history(), settings.tables_table, settings.recheck_seconds)
