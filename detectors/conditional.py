@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +27,19 @@ MOST_CELLS = 1_000_000
 class Judged:
     """The verdict on n batches with p metrics: `evidence` (n, p), and what was `expected` with its bounds, in own units.
 
-    A model that looks at all metrics at once has a `score` (n,) of its own.
+    A model that looks at all metrics at once has a `score` (n,) of its own. In a graph these are its outputs.
     """
 
-    evidence: FloatArray
-    expected: FloatArray
-    lower: FloatArray
-    upper: FloatArray
-    score: FloatArray | None = None
+    evidence: Any
+    expected: Any
+    lower: Any
+    upper: Any
+    score: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Conditional:
-    """The fitted detector of one table. `last` (p,) is the latest known value of each metric, on the even scale."""
+    """The fitted detector of one table. `last` (p,) is the latest known value of each metric."""
 
     scale: Scale
     rhythm: Rhythm
@@ -46,17 +47,26 @@ class Conditional:
     sizes: Sizes
     tail: Tail
     last: FloatArray
-    batches: int
 
     def judge(self, raw: FloatArray, weekday: int, line: float) -> Judged:
         """(n, p) metrics of batches of one weekday (-1 where unknown), and the evidence from which on a metric is odd."""
-        level = self.rhythm.level(np, self.last[None, :], self.rhythm.weekday[None, weekday])
-        even = self.scale.stabilise(np, raw)
-        _, residual = self.relations.residual(np, even - level)
-        reach = self.sizes.reach(np, np.array([[line]])) * self.relations.scale
-        expected = even - residual * self.relations.scale
-        return Judged(self.sizes.evidence(np, residual), self.scale.restore(np, expected),
-                      self.scale.restore(np, expected - reach), self.scale.restore(np, expected + reach))
+        level, z = self.standardise(np, raw, self.last[None], np.array([weekday]))
+        return self.decide(np, level, z, np.array([[line]]))
+
+    def standardise(self, xp: Any, raw: Any, last: Any, weekday: Any) -> tuple[Any, Any]:
+        """(n, p) metrics, those of the batches before, (n,) weekdays -> (n, p) what time explains, and the z of the rest."""
+        effects = xp.take(xp.asarray(self.rhythm.weekday), weekday, axis=0)
+        level = self.rhythm.level(xp, self.scale.stabilise(xp, last), effects)
+        return level, self.relations.standardise(xp, self.scale.stabilise(xp, raw) - level)
+
+    def decide(self, xp: Any, level: Any, z: Any, line: Any) -> Judged:
+        """From `standardise`, with (n, 1) the evidence from which on a metric is odd."""
+        residual = self.relations.residual(xp, z)
+        unit = xp.asarray(self.relations.scale)
+        reach = self.sizes.reach(xp, line) * unit
+        expected = level + xp.asarray(self.relations.centre) + (z - residual) * unit
+        return Judged(self.sizes.evidence(xp, residual), self.scale.restore(xp, expected),
+                      self.scale.restore(xp, expected - reach), self.scale.restore(xp, expected + reach))
 
     @property
     def size_bytes(self) -> int:
@@ -78,6 +88,6 @@ def fit(raw: FloatArray, rows: FloatArray, columns: Sequence[str], metrics: Sequ
     live = int((np.nanmax(raw, axis=0) > np.nanmin(raw, axis=0)).sum())
     sizes = sizes_of(past, unit_floor)
     tail = tail_of(past_evidence(past, unit_floor), live, float(np.median(sizes.freedom)))
-    return Conditional(scale, rhythm, relations, sizes, tail, forward_filled(even)[-1], len(raw))
+    return Conditional(scale, rhythm, relations, sizes, tail, forward_filled(raw)[-1])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from detectors.artefact import Artefact
 from detectors.conditional import Judged
 from detectors.distances import Gauge
-from detectors.metrics import FloatArray
+from detectors.metrics import FloatArray, IntArray
 from detectors.profiles import Batch
 from detectors.rhythm import UNKNOWN_WEEKDAY
 from detectors.tails import Tail
@@ -37,11 +37,10 @@ class Reading:
         return cls(Gauge.from_json(artefact.card["gauge"]), Tail(np.array(tail["evidence"]), np.array(tail["surprise"])))
 
 
-def feeds(x: FloatArray, last: FloatArray, weekday: int, threshold: float) -> dict[str, Any]:
-    """(n, p) metrics of batches of one weekday, (p,) those before, as the graph's inputs."""
-    n = len(x)
-    day = UNKNOWN_DAY if weekday == UNKNOWN_WEEKDAY else weekday
-    return {"x": x, "last": np.repeat(last[None], n, axis=0), "weekday": np.full(n, day), "threshold": np.full(n, threshold)}
+def feeds(x: FloatArray, last: FloatArray, weekday: IntArray, threshold: float) -> dict[str, Any]:
+    """(n, p) metrics of batches and of those before each, (n,) weekdays with -1 for unknown ones -> the graph's inputs."""
+    days = np.where(weekday == UNKNOWN_WEEKDAY, UNKNOWN_DAY, weekday).astype(np.int64)
+    return {"x": x, "last": last, "weekday": days, "threshold": np.full(len(x), threshold)}
 
 
 def judge(artefact: Artefact, gauge: Gauge, raw: FloatArray, before: Batch | None, weekday: int,
@@ -50,5 +49,5 @@ def judge(artefact: Artefact, gauge: Gauge, raw: FloatArray, before: Batch | Non
     if np.isfinite(raw).mean() < LEAST_KNOWN:
         return None
     last = gauge.measure(before)[0] if before is not None else np.full(len(raw), np.nan)
-    out = artefact.run(feeds(raw[None], last, weekday, threshold))
+    out = artefact.run(feeds(raw[None], last[None], np.array([weekday]), threshold))
     return Judged(out["evidence"], out["expected"], out["lower"], out["upper"], out["score"])

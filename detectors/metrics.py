@@ -60,9 +60,9 @@ class Scale:
 
     def stabilise(self, xp: Any, raw: Any) -> Any:
         """(..., p) metrics in their own units -> (..., p) on the even scale. NaN stays NaN."""
-        share = 2.0 * xp.asin(xp.sqrt(xp.clip(raw, 0.0, 1.0)))
+        share = _angle(xp, xp.clip(raw, 0.0, 1.0))
         logarithm = xp.log(xp.maximum(raw, 0.0) + xp.asarray(self.offset))
-        value = xp.asinh((raw - xp.asarray(self.centre)) / xp.asarray(self.unit))
+        value = _asinh(xp, (raw - xp.asarray(self.centre)) / xp.asarray(self.unit))
         return xp.where(xp.asarray(self.share), share, xp.where(xp.asarray(self.logarithm), logarithm, value))
 
     def restore(self, xp: Any, even: Any) -> Any:
@@ -70,7 +70,7 @@ class Scale:
         half = xp.sin(xp.clip(even, 0.0, math.pi) / 2.0)
         bounded = xp.clip(even, -300.0, 300.0)
         logarithm = xp.maximum(xp.exp(bounded) - xp.asarray(self.offset), 0.0)
-        value = xp.asarray(self.centre) + xp.asarray(self.unit) * xp.sinh(bounded)
+        value = xp.asarray(self.centre) + xp.asarray(self.unit) * (xp.expm1(bounded) - xp.expm1(-bounded)) / 2.0
         return xp.where(xp.asarray(self.share), half * half, xp.where(xp.asarray(self.logarithm), logarithm, value))
 
 
@@ -124,8 +124,9 @@ def _noise(metric: str, root: float, usual: float) -> float:
 
 
 def _location(metrics: Sequence[str], raw: FloatArray) -> tuple[float, float, float]:
-    """Centre, spread and unit of one column's values from their (h, m) history: median, standard deviation or the nearest
-    thing known, and again the deviation. Where batches lie further apart than a batch is wide, as those of an id do, their distance is the unit.
+    """Centre, spread and unit of one column's values from their (h, m) history: the median and the standard deviation.
+
+    The unit is the deviation too, or the distance of the batches where that is larger, as it is of an id.
     """
     usual = {metric: value for metric, value in zip(metrics, medians(raw).tolist(), strict=True) if math.isfinite(value)}
     middle = next((m for m in ("q50", "mean", "last_age", "first_age", "min", "max") if m in usual), None)
@@ -140,6 +141,21 @@ def _location(metrics: Sequence[str], raw: FloatArray) -> tuple[float, float, fl
     spread = spread or (usual.get("max", 0.0) - usual.get("min", 0.0)) / 4.0
     spread = spread if spread > 0 else max(abs(centre), 1.0)
     return centre, spread, max(spread, wander)
+
+
+def _angle(xp: Any, share: Any) -> Any:
+    """2 asin sqrt(share), in double precision: ONNX Runtime's own arc sine has single, and a Newton step makes it double."""
+    sine = xp.sqrt(xp.minimum(share, 1.0 - share))
+    angle = xp.asin(sine)
+    angle = 2.0 * (angle + (sine - xp.sin(angle)) / xp.sqrt(1.0 - sine * sine))
+    return xp.where(share > 0.5, math.pi - angle, angle)
+
+
+def _asinh(xp: Any, x: Any) -> Any:
+    """Of its definition, for the same reason; beyond 1e150 it stands still."""
+    size = xp.minimum(xp.abs(x), 1e150)
+    result = xp.log1p(size + size * size / (1.0 + xp.sqrt(size * size + 1.0)))
+    return xp.where(x < 0.0, -result, result)
 
 
 def medians(raw: FloatArray) -> FloatArray:

@@ -45,19 +45,25 @@ class Relations:
     blocks: IntArray
     places: IntArray
 
-    def residual(self, xp: Any, even: Any) -> tuple[Any, Any]:
-        """(n, p) metrics on the even scale -> (n, p) standardised values and their residuals; NaN where not measured."""
-        z = (even - xp.asarray(self.centre)) / xp.asarray(self.scale)
-        known = xp.where(xp.isnan(z), xp.asarray(self.mean), z)
-        clipped = xp.clip(known, -CLIP, CLIP)
-        a = clipped - xp.asarray(self.mean)
+    def standardise(self, xp: Any, steady: Any) -> Any:
+        """(n, p) metrics on the even scale without their rhythm -> (n, p) z, NaN where not measured."""
+        return (steady - xp.asarray(self.centre)) / xp.asarray(self.scale)
+
+    def deviations(self, xp: Any, z: Any) -> Any:
+        """(n, p) z -> (n, p) distance from the mean of the history, limited; 0 where not measured."""
+        mean = xp.asarray(self.mean)
+        return xp.where(xp.isnan(z), 0.0, xp.clip(z, -CLIP, CLIP) - mean)
+
+    def residual(self, xp: Any, z: Any) -> Any:
+        """(n, p) z -> (n, p) what the other columns do not explain of it; NaN where not measured."""
+        a = self.deviations(xp, z)
         c, b = self.blocks.shape
         padded = xp.concat([a, xp.zeros_like(a[:, :1])], axis=1)
         block = xp.reshape(xp.take(padded, xp.asarray(self.blocks.ravel()), axis=1), (-1, c, b, 1))
         own = xp.reshape(xp.matmul(xp.asarray(self.own), block), (-1, c * b))
         pulled = (a @ xp.asarray(self.directions)) @ xp.asarray(self.pull)
-        residual = xp.take(own, xp.asarray(self.places), axis=1) - pulled + (known - clipped)
-        return z, xp.where(xp.isnan(z), z, residual)
+        residual = xp.take(own, xp.asarray(self.places), axis=1) - pulled
+        return residual + (z - xp.clip(z, -CLIP, CLIP))
 
     @property
     def size_bytes(self) -> int:

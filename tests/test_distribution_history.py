@@ -1,4 +1,4 @@
-"""Batches that were judged are the history of the next one: kept on a real storage emulator, and never with a user's values."""
+"""Batches that were judged are the history of the next one: kept on a real storage emulator, without any value."""
 
 from __future__ import annotations
 

@@ -1,0 +1,190 @@
+"""Trains the distribution model of one table: every family back-tested on held-out batches, the best exported to ONNX."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Any, get_args
+
+from detectors.artefact import SCHEMA
+from detectors.distribution import DETECTOR, model_name
+from detectors.distribution_history import known, learnt_from
+from detectors.profiles import Batch
+from shared.contract import parse
+from shared.contract_distribution import Algorithm, DistributionTrainRequest
+from shared.documents import Documents
+from shared.errors import InvalidRequest
+from shared.history import History
+from shared.registry import Registry
+from training import candidates, distribution_backtest, distribution_graph
+from training.candidates import Candidate
+from training.distribution_families import BASELINE, fit
+from training.distribution_faults import KINDS
+from training.evaluation import Scores
+from training.series import NotEnoughHistory
+
+# The baseline first: the others have to beat it.
+FAMILIES = tuple(name for name in get_args(Algorithm.__value__) if name != "auto")
+PARITY_BATCHES = 60
+MOST_BYTES = 2**30  # of profiles given from Python
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The training data of one table: its usual batches, oldest first, of `points` that are known."""
+
+    table_id: str
+    timezone: str
+    batches: tuple[Batch, ...]
+    points: int
+
+    def facts(self) -> dict[str, Any]:
+        """What the job tells about its data."""
+        moments = [_stamp(batch.moment) for batch in self.batches if batch.moment]
+        return {"from": moments[0] if moments else None, "to": moments[-1] if moments else None, "points": self.points,
+                "used": len(self.batches), "excluded": self.points - len(self.batches), "missing": 0}
+
+    def to_json(self) -> bytes:
+        batches = [[batch.moment and batch.moment.isoformat(), batch.to_document()] for batch in self.batches]
+        return json.dumps({"table_id": self.table_id, "timezone": self.timezone, "points": self.points,
+                           "batches": batches}).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Prepared:
+        own = json.loads(text)
+        batches = tuple(Batch.from_document(moment and datetime.fromisoformat(moment), document)
+                        for moment, document in own.pop("batches"))
+        return cls(batches=batches, **own)
+
+
+def prepare(request: DistributionTrainRequest, history: History | None) -> Prepared:
+    """The batches of the last `training_days`, stored ones with the request's merged in, without those that were flagged.
+
+    Raises InvalidRequest where there is none.
+    """
+    rows = Documents(history).read(DETECTOR, request.table_id) if history else []
+    stored = [(Batch.from_document(moment, document), status) for moment, document, status in rows]
+    whole = known(stored, request.historical_profiles, None, request.timezone)
+    if not whole.usual:
+        raise InvalidRequest(f"There is no history of {request.table_id}: send historical_profiles, or profiles with their "
+                             "time to /api/v1/detect/distribution.", "table_id")
+    dated = [batch.moment for batch in whole.usual if batch.moment]
+    start = max(dated) - timedelta(days=request.training_days) if dated else None
+    recent = [batch for batch in whole.usual if start is None or batch.moment is None or batch.moment >= start]
+    points = whole.points - (len(whole.usual) - len(recent))
+    return Prepared(request.table_id, request.timezone, tuple(learnt_from(recent)), points)
+
+
+def families(request: DistributionTrainRequest, registry: Registry) -> list[str]:
+    """Which families a job tries: all, or the one asked for with those it is compared with."""
+    return candidates.rivals(request.algorithm, FAMILIES, model_name(request.table_id), registry)
+
+
+def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
+    """Back-tests one family on held-out batches, then fits it on all and exports it. Never raises for want of data."""
+    began = time.perf_counter()
+    figures: dict[str, Any] = {"algorithm": algorithm}
+    batches, zone = prepared.batches, prepared.timezone
+    try:
+        scores, calibration = distribution_backtest.held_out(algorithm, batches, zone)
+        fitted = replace(fit(algorithm, batches, zone), calibration=calibration)
+    except NotEnoughHistory as error:
+        return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
+    figures["quality"] = quality(scores)
+    card = _card(prepared, algorithm) | {"quality": figures["quality"]}
+    first = max(len(batches) - PARITY_BATCHES, 1)
+    inputs = distribution_backtest.inputs_of(fitted, batches, first, len(batches), zone)
+    payload = distribution_graph.export(fitted, inputs, card)
+    parity = distribution_graph.worst(fitted.check_parity(), distribution_graph.parity(payload, fitted, inputs))
+    figures |= {"parity": asdict(parity), "artefact_bytes": len(payload), "seconds": round(time.perf_counter() - began, 2)}
+    if not parity.holds:
+        return Candidate(algorithm, figures | {"error": "the ONNX graph differs from its library"})
+    return Candidate(algorithm, figures, payload, card, scores)
+
+
+def quality(scores: Scores) -> dict[str, Any]:
+    """Precision, recall, F1 and false positive rate at the usual threshold, by injected fault."""
+    return candidates.quality(scores, KINDS)
+
+
+def compare(rivals: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with their figures on the same batches."""
+    return candidates.compare(rivals, quality)
+
+
+def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
+    """The one asked for, else the best: the conditional residual unless it is beaten beyond noise. Raises InvalidRequest."""
+    return candidates.choose(rivals, BASELINE, algorithm)
+
+
+def publish_best(rivals: Sequence[Candidate], request: DistributionTrainRequest, registry: Registry) -> dict[str, Any]:
+    """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
+    compared = compare(rivals)
+    best = choose(compared, request.algorithm)
+    return candidates.publish(best, compared, model_name(request.table_id), request.promote, registry)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """What `DistributionAnomalyTrainer.train` returns: the chosen model and the figures of every candidate."""
+
+    table_id: str
+    algorithm: str
+    quality: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    payload: bytes
+    card: dict[str, Any]
+
+
+class DistributionAnomalyTrainer:
+    """Training from Python, without the service: column profiles in, a registered model out.
+
+        trainer = DistributionAnomalyTrainer()
+        model = trainer.train(column_profiles=profiles, algorithm="auto", table_id="orders")
+        trainer.register_model(model, "distribution-anomaly.orders")
+    """
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self._registry = registry
+
+    def train(self, column_profiles: Iterable[Mapping[str, Any]], algorithm: str = "auto", table_id: str = "table",
+              **options: Any) -> TrainedModel:
+        """`column_profiles`: one profile for each batch, as POST /api/v1/detect/distribution takes them.
+
+        `options` are the other fields of the training request. Raises InvalidRequest naming the field, or telling why no
+        family could be trained.
+        """
+        body = {"table_id": table_id, "algorithm": algorithm, "training_days": 3660,
+                "historical_profiles": list(column_profiles), **options}
+        request = parse(DistributionTrainRequest, json.dumps(body).encode(), limit=MOST_BYTES)
+        prepared = prepare(request, None)
+        names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((BASELINE, algorithm)))
+        rivals = compare([fit_candidate(prepared, name) for name in names])
+        best = choose(rivals, algorithm)
+        return TrainedModel(table_id, best.algorithm, best.figures["quality"], [c.figures for c in rivals],
+                            best.payload or b"", best.card)
+
+    def register_model(self, model: TrainedModel, name: str) -> str:
+        """Publishes and promotes; returns the version."""
+        if self._registry is None:
+            from shared.worker import registry
+
+            self._registry = registry()
+        manifest = self._registry.publish(name, model.payload, model.card)
+        self._registry.promote(name, manifest.version, reason="registered from Python")
+        return manifest.version
+
+
+def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, "detector": DETECTOR, "algorithm": algorithm, "name": model_name(prepared.table_id),
+            "window": 1, "valid_until": None, "factors": [], "timezone": prepared.timezone,
+            "trained_at": _stamp(datetime.now(UTC)), "training": prepared.facts(),
+            "libraries": {name: version(name) for name in ("numpy", "scikit-learn", "onnx", "ndonnx")}}
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
