@@ -65,7 +65,7 @@ def answered(request: SequenceRequest, judged: Judged, known: Known, evidence: E
     metrics = _metrics(request, judged, evidence, contributions, alone, bool(flagged[worst]), worst, threshold)
     blamed = int(contributions[worst].argmax())
     anomaly, score = bool(flagged.any()), float(scores[worst])
-    steps = [_step(request, judged.stamps[i], evidence.hypothesis[i], contributions[i], alone[i] >= threshold, float(scores[i]))
+    steps = [_step(request, judged.stamps[i], evidence.hypothesis[i], contributions[i], alone[i] >= threshold, scores[i])
              for i in np.flatnonzero(flagged).tolist()]
     of_worst = metrics[blamed]
     change = None if of_worst.value is None or of_worst.expected_value is None else of_worst.value - of_worst.expected_value
