@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Any, Final, overload
+from typing import Any, BinaryIO, Final, overload
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
@@ -75,9 +75,9 @@ class Blobs:
         with storage.answering(), suppress(ResourceNotFoundError):
             yield from self._blob(container, name).download_blob(max_concurrency=1).chunks()
 
-    def put(self, container: str, name: str, data: bytes, *, if_absent: bool = False,
-            if_match: str | None = None) -> str:
-        """Writes the blob and returns its ETag.
+    def put(self, container: str, name: str, data: bytes | BinaryIO, *, if_absent: bool = False,
+            if_match: str | None = None, metadata: Mapping[str, str] | None = None) -> str:
+        """Writes the blob, with short ASCII texts beside it, and returns its ETag.
 
         Raises Conflict when it is there already (`if_absent`) or is not the one with `if_match` any more.
         """
@@ -87,7 +87,10 @@ class Blobs:
             condition = {"etag": if_match, "match_condition": MatchConditions.IfNotModified}
 
         def upload() -> str:
-            return str(blob.upload_blob(data, overwrite=not if_absent, max_concurrency=1, **condition)["etag"])
+            if not isinstance(data, bytes):
+                data.seek(0)
+            return str(blob.upload_blob(data, overwrite=not if_absent, max_concurrency=1, metadata=dict(metadata or {}),
+                                        **condition)["etag"])
 
         with storage.answering():
             try:
@@ -104,6 +107,12 @@ class Blobs:
         """The names that start with `prefix`, in the order of their text."""
         with storage.answering(), suppress(ResourceNotFoundError):
             yield from self._service.get_container_client(container).list_blob_names(name_starts_with=prefix)
+
+    def metadata(self, container: str, prefix: str = "") -> Iterator[tuple[str, Mapping[str, str]]]:
+        """The names that start with `prefix`, in the order of their text, with what was written beside each."""
+        with storage.answering(), suppress(ResourceNotFoundError):
+            for item in self._service.get_container_client(container).list_blobs(prefix, include="metadata"):
+                yield item.name, item.metadata or {}
 
     def folders(self, container: str, prefix: str = "") -> Iterator[str]:
         """The names that start with `prefix`, cut at the first `/` after it, each once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from shared.batches import Batches
 from shared.catalogue import Catalogue
 from shared.history import History
 from shared.jobs import Jobs
@@ -40,3 +41,8 @@ def queues() -> Queues:
 def tables() -> Tables:
     settings = Settings.from_environment()
     return Tables(history(), settings.tables_table, settings.recheck_seconds)
+
+
+@cache
+def batches() -> Batches:
+    return Batches(catalogue().blobs, catalogue().settings)

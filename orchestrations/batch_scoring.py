@@ -1,0 +1,305 @@
+"""Scoring many tables as one durable batch: cut into chunks, score every chunk on its own, sum up.
+
+    score_batch
+      plan_batch               cuts the input into chunks
+      score_chunks  x n        at most GROUP chunks each
+        score_chunk  x GROUP   one chunk: judge its items, keep what was seen, write its part
+      finish_batch             the summary, with incidents
+
+What an orchestration carries is a batch id and counts; items and answers lie in blobs. Every activity can run twice: a chunk
+whose part is written is done, so a batch that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from asyncio import to_thread
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import azure.durable_functions as df
+import azure.functions as func
+
+from detectors.directory import DETECTORS, detector
+from shared import batch_input, batch_items, batch_summary, newest
+from shared.answers import answer, refusals
+from shared.batch_input import Item
+from shared.batches import FINAL, Batches, is_current
+from shared.contract import check_size, parse
+from shared.contract_batch import INPUT_CONTAINER, MAX_BODY_BYTES, BatchRequest
+from shared.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
+from shared.worker import batches, catalogue
+
+blueprint = df.Blueprint()
+RETRY = df.RetryPolicy(first_retry_interval=timedelta(seconds=1), max_number_of_attempts=7, backoff_coefficient=2.0)
+RUNNING: Final = ("Running", "Pending", "ContinuedAsNew", "Suspended")
+GROUP: Final = 200
+CHUNK_ITEMS: Final = 250
+CHUNK_BYTES: Final = 4 * 2**20
+MAX_ITEMS: Final = 1_000_000
+MAX_UPLOAD_BYTES: Final = 64 * 2**20
+# What a file may be sent as in place of a JSON request.
+UPLOADS: Final = {"application/x-ndjson": "ndjson", "application/jsonl": "ndjson", "text/csv": "csv",
+                  "application/vnd.apache.parquet": "parquet"}
+# A batch is on record before the engine knows of it.
+GRACE: Final = timedelta(seconds=30)
+
+
+@blueprint.route(route="v1/batch/score", methods=["POST"])
+@blueprint.durable_client_input(client_name="client")
+@refusals
+async def start_batch(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    body, kind = req.get_body(), UPLOADS.get(req.headers.get("content-type", "").partition(";")[0].strip().lower())
+    request = await to_thread(_uploaded, body, kind, req.params) if kind else parse(BatchRequest, body, MAX_BODY_BYTES)
+    key = req.headers.get("idempotency-key") or req.params.get("idempotency_key") or request.idempotency_key
+    return answer(await start(client, batches(), request, key), 202)
+
+
+@blueprint.route(route="v1/batch/{batch_id}", methods=["GET"])
+@blueprint.durable_client_input(client_name="client")
+@refusals
+async def show_batch(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    return answer(await status(client, batches(), req.route_params["batch_id"]))
+
+
+@blueprint.route(route="v1/batch/{batch_id}/parts/{part:int}", methods=["GET"])
+@refusals
+def show_batch_part(req: func.HttpRequest) -> func.HttpResponse:
+    part = batches().part(req.route_params["batch_id"], int(req.route_params["part"]))
+    return func.HttpResponse(part, mimetype="application/x-ndjson")
+
+
+@blueprint.route(route="v1/batch/{batch_id}/cancel", methods=["POST"])
+@blueprint.durable_client_input(client_name="client")
+@refusals
+async def cancel_batch(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    return answer(await cancel(client, batches(), req.route_params["batch_id"]), 202)
+
+
+@blueprint.route(route="v1/batch/{batch_id}/restart", methods=["POST"])
+@blueprint.durable_client_input(client_name="client")
+@refusals
+async def restart_batch(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    return answer(await restart(client, batches(), req.route_params["batch_id"]), 202)
+
+
+async def start(client: df.DurableOrchestrationClient, records: Batches, request: BatchRequest,
+                key: str | None) -> dict[str, Any]:
+    """Starts a batch, or goes on with the one that `key` stands for; the answer says where to ask how it goes.
+
+    Raises NotFound for a detector or an input blob that is none, InvalidRequest, Conflict for a key of another request.
+    """
+    detector(request.detector)
+    if request.tables is not None:
+        newest.check(request.detector)
+    if request.input_blob is not None:
+        await to_thread(_find, request.input_blob)
+    record, is_new = await to_thread(records.accept, request, key)
+    if is_new:
+        return await _run(client, record)
+    seen = await _seen(client, records, record["batch_id"])
+    return await _take_up(client, records, seen) if seen["state"] in ("interrupted", "failed") else _accepted(seen)
+
+
+async def restart(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
+    """Goes on with a batch that was interrupted or cancelled, or failed. Raises NotFound, Conflict."""
+    seen = await _seen(client, records, batch_id)
+    if seen["state"] not in ("interrupted", "failed", "cancelled"):
+        raise Conflict(f"The batch is {seen['state']}; only one that was interrupted or cancelled, or failed, "
+                       "can be started again.", "batch_id")
+    return await _take_up(client, records, seen)
+
+
+async def cancel(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
+    """Ends a batch within seconds; what is done can be read. One that has ended stays as it is. Raises NotFound."""
+    record = await to_thread(records.cancel, batch_id)
+    if record["state"] == "cancelled":
+        # Chunks that wait find the word in the record, whether or not the engine ends those of sub-orchestrations.
+        await client.terminate(record["instance"], "cancelled")
+    return await status(client, records, batch_id)
+
+
+async def status(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
+    """How far the batch is, and when it has succeeded its summary. Raises NotFound."""
+    seen = await _seen(client, records, batch_id)
+    return await to_thread(batch_summary.report, records, seen)
+
+
+async def _seen(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
+    """The record; `interrupted` where it has not ended and the engine no longer runs it."""
+    record = await to_thread(records.record, batch_id)
+    if record["state"] in FINAL:
+        return record
+    instance = await client.get_status(record["instance"])
+    if instance is not None and instance.runtime_status is not None and instance.runtime_status.name in RUNNING:
+        return record
+    # Read after the engine was asked: a batch that ends in between is not taken for an interrupted one.
+    record = await to_thread(records.record, batch_id)
+    waits = record["state"] == "accepted" and datetime.now(UTC) - datetime.fromisoformat(record["updated_at"]) < GRACE
+    if record["state"] not in FINAL and not waits:
+        return record | {"state": "interrupted", "reason": "The host was restarted while the batch ran. The same "
+                         f"idempotency key, or POST /api/v1/batch/{batch_id}/restart, goes on with it."}
+    return record
+
+
+async def _take_up(client: df.DurableOrchestrationClient, records: Batches, seen: Mapping[str, Any]) -> dict[str, Any]:
+    record, mine = await to_thread(records.take_up, seen)
+    return await _run(client, record) if mine else _accepted(record)
+
+
+async def _run(client: df.DurableOrchestrationClient, record: Mapping[str, Any]) -> dict[str, Any]:
+    job = {"batch_id": record["batch_id"], "instance": record["instance"]}
+    await client.start_new("score_batch", instance_id=record["instance"], client_input=job)
+    return _accepted(record)
+
+
+def _accepted(record: Mapping[str, Any]) -> dict[str, Any]:
+    url = f"/api/v1/batch/{record['batch_id']}"
+    return {"batch_id": record["batch_id"], "status": record["state"], "detector": record["detector"], "status_url": url,
+            "cancel_url": f"{url}/cancel"}
+
+
+def _uploaded(body: bytes, kind: str, params: Mapping[str, str]) -> BatchRequest:
+    """The request that a file as the body stands for; the file is kept under its own digest."""
+    check_size(body, MAX_UPLOAD_BYTES)
+    name = f"uploads/{hashlib.sha256(body).hexdigest()[:32]}.{kind}"
+    catalogue().blobs.put(INPUT_CONTAINER, name, body)
+    return BatchRequest(detector=params.get("detector", "volume"), input_blob=f"{INPUT_CONTAINER}/{name}")
+
+
+def _find(input_blob: str) -> str:
+    """The blob's name in its container. Raises NotFound."""
+    name = input_blob.removeprefix(f"{INPUT_CONTAINER}/")
+    if next(catalogue().blobs.names(INPUT_CONTAINER, name), None) != name:
+        raise NotFound(f"There is no blob {input_blob}.", "input_blob")
+    return name
+
+
+@blueprint.orchestration_trigger(context_name="context")  # type: ignore[arg-type]  # it types two-argument functions only
+def score_batch(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
+    job = context.get_input()
+    try:
+        plan = yield context.call_activity_with_retry("plan_batch", RETRY, job)
+        groups = [context.call_sub_orchestrator("score_chunks", {**job, "first": first, "last": min(first + GROUP - 1,
+                                                                                                   plan["chunks"])})
+                  for first in range(1, plan["chunks"] + 1, GROUP)]
+        yield from _each(groups)
+        return (yield context.call_activity_with_retry("finish_batch", RETRY, job))
+    except Exception as error:
+        yield context.call_activity_with_retry("fail_batch", RETRY, {**job, "reason": str(error)})
+        raise
+
+
+@blueprint.orchestration_trigger(context_name="context")  # type: ignore[arg-type]  # it types two-argument functions only
+def score_chunks(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
+    job = context.get_input()
+    run = {"batch_id": job["batch_id"], "instance": job["instance"]}
+    yield from _each([context.call_activity_with_retry("score_chunk", RETRY, {**run, "chunk": chunk})
+                      for chunk in range(job["first"], job["last"] + 1)])
+
+
+def _each(tasks: Sequence[Any]) -> Generator[Any, Any]:
+    """Waits for all of them, also where some fail. Raises what the first one failed with."""
+    failure: Exception | None = None
+    for task in tasks:
+        try:
+            yield task
+        except Exception as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+@blueprint.activity_trigger(input_name="job")
+def plan_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the worker takes plain types alone
+    batch_id, instance = job["batch_id"], job["instance"]
+    record = batches().record(batch_id)
+    if not is_current(record, instance):
+        return {"chunks": 0}
+    now = datetime.now(UTC).isoformat()
+    if record["chunks"] is None:
+        try:
+            chunks, total = _cut(batch_id, batches().request(batch_id))
+        except (InvalidRequest, NotFound, PayloadTooLarge) as error:  # no retry would help
+            batches().update(batch_id, instance, state="failed", reason=error.message, finished_at=now)
+            return {"chunks": 0}
+        record = record | {"chunks": chunks, "total": total}
+    done_before = sum(part.items for part in batches().parts(batch_id))
+    batches().update(batch_id, instance, state="running", started_at=now, done_before=done_before, chunks=record["chunks"],
+                     total=record["total"])
+    return {"chunks": record["chunks"]}
+
+
+@blueprint.activity_trigger(input_name="job")
+def score_chunk(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
+    batch_id, chunk = job["batch_id"], job["chunk"]
+    record = batches().record(batch_id)
+    if not is_current(record, job["instance"]) or batches().is_done(batch_id, chunk):
+        return
+    items: Iterable[Item] = batches().chunk(batch_id, chunk)
+    if record["source"] == "tables":
+        items = newest.asked(record["detector"], items, catalogue())
+    judged = batch_items.judge(record["detector"], items, catalogue(), datetime.now(UTC))
+    batch_items.keep(record["detector"], judged, catalogue())
+    batches().finish_chunk(batch_id, chunk, (one.render() for one in judged), batch_items.digest(judged),
+                           batch_items.figures(judged))
+
+
+@blueprint.activity_trigger(input_name="job")
+def finish_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the worker takes plain types alone
+    batch_id, instance = job["batch_id"], job["instance"]
+    record = batches().record(batch_id)
+    if not is_current(record, instance):
+        return {}
+    finished = datetime.now(UTC)
+    summary = batch_summary.summed_up(batches(), record, finished, catalogue())
+    batches().write_summary(batch_id, summary)
+    batches().update(batch_id, instance, state="succeeded", finished_at=finished.isoformat())
+    return {name: summary[name] for name in ("total", "failed", "anomalies")}
+
+
+@blueprint.activity_trigger(input_name="job")
+def fail_batch(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
+    batches().update(job["batch_id"], job["instance"], state="failed", reason=job["reason"][:2000],
+                     finished_at=datetime.now(UTC).isoformat())
+
+
+def _cut(batch_id: str, request: BatchRequest) -> tuple[int, int]:
+    """Writes the chunks of the input; how many there are, and of how many items."""
+    items = _items(request)
+    if request.defaults:
+        items = batch_input.filled(items, request.defaults)
+    chunks = total = 0
+    for some in _chunks(items):
+        chunks, total = chunks + 1, total + len(some)
+        if total > MAX_ITEMS:
+            raise PayloadTooLarge(f"A batch has at most {MAX_ITEMS:,} items; nothing was scored.", "items")
+        batches().write_chunk(batch_id, chunks, some)
+    if not total:
+        raise InvalidRequest("There is nothing to score: the input holds no item.", request.source)
+    return chunks, total
+
+
+def _items(request: BatchRequest) -> Iterator[Item]:
+    if request.items is not None:
+        return batch_input.of_list(request.items)
+    if request.input_blob is None:
+        return batch_input.of_list({"table_id": name} for name in catalogue().history.tables(request.detector))
+    stream = catalogue().blobs.stream(INPUT_CONTAINER, _find(request.input_blob))
+    return batch_input.of_file(request.input_blob.rpartition(".")[2], stream, DETECTORS[request.detector].request)
+
+
+def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
+    """Lists of CHUNK_ITEMS items, of fewer where they are large."""
+    some: list[Item] = []
+    held = 0
+    for item in items:
+        size = 0 if isinstance(item[1], ServiceError) else len(item[1])
+        if some and (len(some) == CHUNK_ITEMS or held + size > CHUNK_BYTES):
+            yield some
+            some, held = [], 0
+        some.append(item)
+        held += size
+    if some:
+        yield some

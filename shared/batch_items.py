@@ -1,0 +1,145 @@
+"""What a chunk of a batch is made into: every item an answer or what was wrong with it, and the counts of all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, Final
+
+from detectors import many
+from detectors.directory import DETECTORS
+from shared.batch_input import Item
+from shared.batches import Figures, fault_of
+from shared.catalogue import Catalogue
+from shared.contract import Answer, parse
+from shared.errors import ServiceError, StorageUnavailable
+
+SLOWEST: Final = 10
+WRITERS: Final = 8
+log = logging.getLogger(__name__)
+
+
+class InternalError(ServiceError):
+    """A detector failed on one item; the log has the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One item: its line, what it is called, and its answer or its error; `observation` is the message that keeps it."""
+
+    line: int
+    item_id: str | None
+    answer: Answer | None = None
+    error: ServiceError | None = None
+    observation: str | None = None
+
+    def render(self) -> bytes:
+        """One line of a part."""
+        head = json.dumps({"line": self.line, "item_id": self.item_id})[:-1]
+        if self.answer is not None:
+            return f'{head}, "answer": {self.answer.model_dump_json()}}}'.encode()
+        return f'{head}, "error": {json.dumps(fault_of(self.error or InternalError("No answer.")))}}}'.encode()
+
+
+def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime) -> list[Judged]:
+    """Every item with its verdict, or with what was wrong with it, in their order.
+
+    Raises StorageUnavailable where items could not be judged for that: trying again later may help.
+    """
+    judged: list[Judged] = []
+    asked: list[tuple[int, Any]] = []
+    for line, item in items:
+        try:
+            if isinstance(item, ServiceError):
+                raise item
+            request = parse(DETECTORS[name].request, item)
+            asked.append((len(judged), request))
+            judged.append(Judged(line, request.request_id or request.table_id))
+        except ServiceError as error:
+            judged.append(Judged(line, _name_of(item), error=error))
+    outcomes = _score(name, [request for _, request in asked], catalogue, now)
+    for (place, _), outcome in zip(asked, outcomes, strict=True):
+        if isinstance(outcome.error, StorageUnavailable):
+            raise outcome.error
+        judged[place] = replace(judged[place], answer=outcome.answer, error=outcome.error, observation=outcome.observation)
+    return judged
+
+
+def keep(name: str, judged: Sequence[Judged], catalogue: Catalogue) -> None:
+    """Puts what was seen into the history, many at a time. Harmless when repeated. Raises StorageUnavailable."""
+    seen = [one for one in judged if one.observation is not None]
+    tables = {one.answer.table_id for one in seen if one.answer and one.answer.table_id}
+    catalogue.history.record_many(name, dict.fromkeys(tables, ()))  # lists them, a hundred in one go
+
+    def observe(one: Judged) -> None:
+        try:
+            DETECTORS[name].observe((one.observation or "").encode(), catalogue.history)
+        except StorageUnavailable:
+            raise
+        except Exception:
+            log.exception("An observation of line %d was not kept.", one.line)
+            if one.answer:
+                one.answer.warnings.append("What was seen could not be kept in the history.")
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(observe, seen))
+
+
+def figures(judged: Sequence[Judged]) -> Figures:
+    """The counts of a chunk."""
+    answers = [one.answer for one in judged if one.answer]
+    return Figures(len(judged), len(judged) - len(answers), sum(a.is_anomaly for a in answers),
+                   dict(Counter(a.severity for a in answers)), dict(Counter(a.status for a in answers)))
+
+
+def digest(judged: Sequence[Judged]) -> dict[str, Any]:
+    """What the summary of the batch wants to know of a chunk: its failures, its slowest items and its anomalies."""
+    answers = [(one, one.answer) for one in judged if one.answer]
+    times = sorted(({"line": one.line, "item_id": one.item_id, "latency_ms": a.latency_ms} for one, a in answers),
+                   key=itemgetter("latency_ms"), reverse=True)
+    return {
+        "failures": [{"line": one.line, "item_id": one.item_id, **fault_of(one.error)} for one in judged if one.error],
+        "slowest": times[:SLOWEST],
+        "anomalies": [{"line": one.line, "item_id": one.item_id, "detector": a.detector, "table_id": a.table_id,
+                       "timestamp": a.timestamp, "severity": a.severity, "message": a.message}
+                      for one, a in answers if a.is_anomaly],
+    }
+
+
+def _score(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> list[many.Outcome]:
+    try:
+        return many.score(name, requests, catalogue, now)
+    except ServiceError:
+        raise
+    except Exception:
+        log.exception("A chunk could not be scored in one go; its items are scored one by one.")
+        return list(_one_by_one(name, requests, catalogue, now))
+
+
+def _one_by_one(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> Iterator[many.Outcome]:
+    for request in requests:
+        try:
+            yield many.score(name, [request], catalogue, now)[0]
+        except ServiceError:
+            raise
+        except Exception as error:
+            log.exception("An item could not be scored.")
+            yield many.Outcome(error=InternalError(f"The detector failed ({type(error).__name__}); the log says why."))
+
+
+def _name_of(item: bytes | ServiceError) -> str | None:
+    """What a broken item calls itself, as far as it can be read."""
+    if isinstance(item, ServiceError):
+        return None
+    try:
+        given = json.loads(item)
+    except ValueError:
+        return None
+    names = (given.get(name) for name in ("request_id", "table_id")) if isinstance(given, dict) else ()
+    return next((name[:200] for name in names if isinstance(name, str) and name), None)
