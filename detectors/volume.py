@@ -9,12 +9,14 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors import calendar, structural, words
 from detectors.artefact import Artefact
@@ -38,7 +40,7 @@ from shared.contract import (
 from shared.errors import StorageUnavailable
 from shared.history import History, Point, Series
 
-_replays = Replays()
+replays = Replays()
 BASELINE = ModelUse(name=None, version="1", algorithm="structural")
 
 
@@ -54,14 +56,13 @@ def detect(request: VolumeRequest, catalogue: Catalogue, now: datetime) -> Volum
     down, nothing is warm and the body has no history), InvalidRequest (a holiday calendar that does not exist).
     """
     began = time.perf_counter()
-    known = _look_up(request, catalogue)
-    case = _case(request, known, now)
-    threshold = threshold_of(request)
-    if case.due is not None and now < case.due:
-        answer = _silent(request, case, "not_evaluated", f"This {request.granularity} bucket is still filling: it is judged "
-                                                         f"from {case.due.isoformat()} on.")
-    else:
-        answer = _evaluate(request, case, known, threshold)
+    case = place(request, look_up(request, catalogue), now)
+    judgement = judge_with_own_model(case)
+    by_model = judgement is not None
+    if judgement is None and case.wants_baseline:
+        judgement = judge_with_baseline(case.context, case.holiday, case.bucket, case.value, case.threshold,
+                                        request.granularity, request.table_id)
+    answer = conclude(case, judgement, by_model)
     answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
     return answer
 
@@ -122,7 +123,7 @@ def replay(request: VolumeRequest, catalogue: Catalogue, points: int) -> Iterato
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
     """What storage knows of the table, and what has to be said about it."""
 
     model: Loaded | None = None
@@ -130,11 +131,12 @@ class _Known:
     warnings: tuple[str, ...] = ()
 
 
-def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
+def look_up(request: VolumeRequest, catalogue: Catalogue) -> Known:
+    """The table's model and history. Raises as `detect`."""
     name = model_name(request.table_id) if request.table_id else None
     model, warnings = find_model(request, name, catalogue, "the structural baseline", bool(request.historical_data))
     if request.table_id is None:
-        return _Known()
+        return Known()
     stored = None
     try:
         moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC")) if request.timestamp else None
@@ -146,27 +148,40 @@ def _look_up(request: VolumeRequest, catalogue: Catalogue) -> _Known:
             raise
         if not warnings:
             warnings.append("Storage does not answer: stored history was left out.")
-    return _Known(model, stored, tuple(warnings))
+    return Known(model, stored, tuple(warnings))
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
     """One count in its place: the bucket it belongs to, its calendar and the history before it."""
 
-    zone: str
+    request: VolumeRequest
+    known: Known
     bucket: int
     context: Context
     holiday: IntArray
     holiday_name: str | None
     moment: datetime
     due: datetime | None
+    is_due: bool
+    threshold: float
+
+    @property
+    def value(self) -> float:
+        return self.request.current_row_count
 
     @property
     def stamp(self) -> str:
         return self.moment.isoformat().replace("+00:00", "Z")
 
+    @property
+    def wants_baseline(self) -> bool:
+        """Whether the structural filter has something to judge by, where no model answers."""
+        return self.is_due and len(self.context.values) > 0
 
-def _case(request: VolumeRequest, known: _Known, now: datetime) -> _Case:
+
+def place(request: VolumeRequest, known: Known, now: datetime) -> Case:
+    """Raises InvalidRequest."""
     card = known.model.artefact.card if known.model else {}
     zone = request.timezone or card.get("timezone") or "UTC"
     moment = utc(request.timestamp, ZoneInfo(zone)) if request.timestamp else now
@@ -179,36 +194,50 @@ def _case(request: VolumeRequest, known: _Known, now: datetime) -> _Case:
     if request.delay_minutes is not None:
         end = calendar.bucket_start(bucket + 1, zone, request.granularity)
         due = datetime.fromtimestamp(end + 60 * request.delay_minutes, UTC)
-    return _Case(zone, bucket, context, classes, names.get(bucket), moment, due)
+    return Case(request, known, bucket, context, classes, names.get(bucket), moment, due, due is None or now >= due,
+                threshold_of(request))
 
 
-def _evaluate(request: VolumeRequest, case: _Case, known: _Known, threshold: float) -> VolumeAnswer:
-    value, warnings = request.current_row_count, [*known.warnings, *case.context.warnings]
-    judgement, model, window = None, BASELINE, None
-    if known.model is not None:
-        card = known.model.artefact.card
-        if card["granularity"] != request.granularity:
+def conclude(case: Case, judgement: Judgement | None, by_model: bool) -> VolumeAnswer:
+    """The answer from what was found; without a judgement, why there is none."""
+    request, model, window = case.request, BASELINE, None
+    if not case.is_due and case.due is not None:
+        return _silent(case, "not_evaluated", f"This {request.granularity} bucket is still filling: it is judged "
+                                              f"from {case.due.isoformat()} on.", list(case.context.warnings))
+    warnings = [*case.known.warnings, *case.context.warnings]
+    if case.known.model is not None:
+        card = case.known.model.artefact.card
+        if by_model:
+            model, window = model_use(case.known.model), card["window"]
+        elif card["granularity"] != request.granularity:
             warnings.append(f"The model counts {card['granularity']} buckets: the structural baseline answered.")
         else:
-            judgement = judge_with_model(known.model.artefact, case.context, case.holiday, case.bucket, value, threshold)
-            if judgement is None:
-                warnings.append("The model has too little recent history or is too old: the structural baseline answered.")
-            else:
-                model, window = model_use(known.model), card["window"]
+            warnings.append("The model has too little recent history or is too old: the structural baseline answered.")
     if judgement is None:
-        judgement = judge_with_baseline(case.context, case.holiday, case.bucket, value, threshold, request.granularity,
-                                        request.table_id)
-    if judgement is None:
-        have = case.context.points
-        return _silent(request, case, "learning", f"{have} of {structural.days_needed} {request.granularity} counts known: "
-                                                  "verdicts begin after that.", warnings)
-    decision = decide(judgement, value, threshold, request)
-    return _answer(request, case, judgement, decision, threshold, model, case.context.use(window), warnings)
+        return _silent(case, "learning", f"{case.context.points} of {structural.days_needed} {request.granularity} counts "
+                                         "known: verdicts begin after that.", warnings)
+    decision = decide(judgement, case.value, case.threshold, request)
+    return _answer(case, judgement, decision, model, case.context.use(window), warnings)
+
+
+def judge_with_own_model(case: Case) -> Judgement | None:
+    """The table's model on its bucket, None where there is none that can say something."""
+    model = case.known.model
+    if not case.is_due or model is None or model.artefact.card["granularity"] != case.request.granularity:
+        return None
+    return judge_with_model(model.artefact, case.context, case.holiday, case.bucket, case.value, case.threshold)
 
 
 def judge_with_model(artefact: Artefact, context: Context, holiday: IntArray, bucket: int, value: float,
                      threshold: float) -> Judgement | None:
     """One ONNX call. None where the model has nothing to go by: no usable history in its window, or it is too old."""
+    row = model_inputs(artefact, context, holiday, bucket, value, threshold)
+    return model_judgements(artefact, [row])[0] if row else None
+
+
+def model_inputs(artefact: Artefact, context: Context, holiday: IntArray, bucket: int, value: float,
+                 threshold: float) -> dict[str, NDArray[Any]] | None:
+    """One row of a model's inputs; None where it is too old. Rows of one shape may be judged together."""
     card = artefact.card
     if card["valid_until"] is not None and bucket > card["valid_until"]:
         return None
@@ -222,13 +251,18 @@ def judge_with_model(artefact: Artefact, context: Context, holiday: IntArray, bu
     holidays = np.zeros((1, columns + 1), np.int64)
     held = min(columns + 1, len(holiday))
     holidays[0, -held:] = holiday[-held:]
-    out = artefact.run({"time": np.array([bucket], np.int64), "history": history, "holiday": holidays,
-                        "value": np.array([value]), "threshold": np.array([threshold])})
-    score = out["score"].item()
-    if math.isnan(score):
-        return None
-    effects = dict(zip(card["factors"], out["effects"][0].tolist(), strict=True)) if "effects" in out else {}
-    return Judgement(score, out["expected"].item(), out["lower"].item(), out["upper"].item(), effects)
+    return {"time": np.array([bucket], np.int64), "history": history, "holiday": holidays, "value": np.array([value]),
+            "threshold": np.array([threshold])}
+
+
+def model_judgements(artefact: Artefact, rows: Sequence[Mapping[str, NDArray[Any]]]) -> list[Judgement | None]:
+    """One ONNX call for rows of one shape; None where the model has too little history in its window."""
+    feeds = rows[0] if len(rows) == 1 else {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    out = {name: values.tolist() for name, values in artefact.run(feeds).items()}
+    factors = artefact.card["factors"] if "effects" in out else ()
+    effects = [dict(zip(factors, row, strict=True)) for row in out.get("effects", [()] * len(rows))]
+    judgements = map(Judgement, out["score"], out["expected"], out["lower"], out["upper"], effects)
+    return [None if math.isnan(judgement.score) else judgement for judgement in judgements]
 
 
 def judge_with_baseline(context: Context, holiday: IntArray, bucket: int, value: float, threshold: float,
@@ -236,16 +270,20 @@ def judge_with_baseline(context: Context, holiday: IntArray, bucket: int, value:
     """The structural filter, replayed over what is new in the history. None while it is still learning."""
     if not len(context.values):
         return None
-    state = _replays.state(table_id, context.start, context.learnable, holiday[:-1], granularity)
-    verdict = structural.judge_next(state, bucket, int(holiday[-1]), value, threshold, granularity)
+    state = replays.state(table_id, context.start, context.learnable, holiday[:-1], granularity)
+    return judgement_of(structural.judge_next(state, bucket, int(holiday[-1]), value, threshold, granularity))
+
+
+def judgement_of(verdict: structural.Verdict) -> Judgement | None:
+    """None while the filter is still learning."""
     if not verdict.ready:
         return None
     return Judgement(verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.effects)
 
 
-def _answer(request: VolumeRequest, case: _Case, judgement: Judgement, decision: Decision, threshold: float,
-            model: ModelUse, history: HistoryUse, warnings: list[str]) -> VolumeAnswer:
-    value, expected = request.current_row_count, judgement.expected
+def _answer(case: Case, judgement: Judgement, decision: Decision, model: ModelUse, history: HistoryUse,
+            warnings: list[str]) -> VolumeAnswer:
+    request, value, expected = case.request, case.value, judgement.expected
     change = value - expected
     percent = round(100 * change / expected, 1) if expected > 0 else None
     return VolumeAnswer(
@@ -257,16 +295,15 @@ def _answer(request: VolumeRequest, case: _Case, judgement: Judgement, decision:
         timestamp=case.stamp if request.timestamp else None, value=value,
         expected_value=round(expected, 2), direction=decision.direction,  # type: ignore[arg-type]
         deviation=Deviation(absolute=round(change, 2), percent=percent, score=math.floor(decision.score * 1e6) / 1e6,
-                            threshold=round(threshold, 6)),
+                            threshold=round(case.threshold, 6)),
         explanation=[Effect(factor=name, effect=round(effect, 2)) for name, effect in judgement.effects.items()],
         history=history, model=model, warnings=warnings,
     )
 
 
-def _silent(request: VolumeRequest, case: _Case, status: str, reason: str,
-            warnings: list[str] | None = None) -> VolumeAnswer:
+def _silent(case: Case, status: str, reason: str, warnings: list[str]) -> VolumeAnswer:
     """No verdict, and why: never an anomaly, never certain, every count allowed."""
-    value = request.current_row_count
+    request, value = case.request, case.value
     return VolumeAnswer(
         is_anomaly=False, severity="none", confidence=0.0, expected_range=(0.0, None),
         message=f"{value:,.0f} rows. {reason}", status=status, reason=reason,  # type: ignore[arg-type]
