@@ -16,20 +16,26 @@ import hashlib
 from asyncio import to_thread
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import azure.durable_functions as df
 import azure.functions as func
 
+from detectors.anomaly_detector import AnomalyDetector
 from detectors.directory import DETECTORS, detector
 from shared import batch_input, batch_items, batch_summary, newest
 from shared.answers import answer, refusals
 from shared.batch_input import Item
 from shared.batches import FINAL, Batches, is_current
+from shared.catalogue import Catalogue
 from shared.contract import check_size, parse
 from shared.contract_batch import INPUT_CONTAINER, MAX_BODY_BYTES, BatchRequest
 from shared.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
-from shared.worker import batches, catalogue
+from shared.settings import Settings
+from shared.worker import batches, catalogue, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 blueprint = df.Blueprint()
 RETRY = df.RetryPolicy(first_retry_interval=timedelta(seconds=1), max_number_of_attempts=7, backoff_coefficient=2.0)
@@ -240,7 +246,7 @@ def score_chunk(job: dict) -> None:  # type: ignore[type-arg]  # the worker take
     items: Iterable[Item] = batches().chunk(batch_id, chunk)
     if record["source"] == "tables":
         items = newest.asked(record["detector"], items, catalogue())
-    judged = batch_items.judge(record["detector"], items, catalogue(), datetime.now(UTC))
+    judged = batch_items.judge(record["detector"], items, catalogue(), datetime.now(UTC), tables())
     batch_items.keep(record["detector"], judged, catalogue())
     batches().finish_chunk(batch_id, chunk, (one.render() for one in judged), batch_items.digest(judged),
                            batch_items.figures(judged))
@@ -303,3 +309,35 @@ def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
         held += size
     if some:
         yield some
+
+
+class BatchScorer:
+    """Batches from Python, scored in this process without an engine. They leave no trace in the history."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """On the storage that `settings` (or the environment) names."""
+        self._settings = settings or Settings.from_environment()
+
+    def score_batch(self, model_name: str, input_data: pd.DataFrame, progress: bool = True) -> pd.DataFrame:
+        """Rows, each the fields of a detect call -> a verdict for each, under the index of the input.
+
+        `model_name` is a model that judges every row (`volume-anomaly.orders`), or a detector (`volume`) that judges each by
+        its own table. Columns: item_id, status, is_anomaly, severity, confidence, lower, upper, message and error, which
+        says what was wrong with a row that has no verdict. `progress` shows a bar on stderr. Raises ModelNotFound,
+        ModelUnavailable, StorageUnavailable, InvalidRequest for a name that is none.
+        """
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        name, fixed, known = model_name, dict[str, Any](), None
+        if model_name not in DETECTORS:
+            model = AnomalyDetector.from_registry(model_name, self._settings)
+            name, fixed, known = model.kind, dict(model.fixed), model.catalogue
+        known = known or Catalogue(self._settings)
+        rows = ({**row, **fixed, "record": False} for row in input_data.to_dict("records"))
+        verdicts: list[dict[str, Any]] = []
+        with tqdm(total=len(input_data), unit="item", desc=model_name, disable=not progress) as bar:
+            for some in _chunks(batch_input.of_rows(rows)):
+                judged = batch_items.judge(name, some, known, datetime.now(UTC))
+                verdicts += [one.row() for one in judged]
+                bar.update(len(some))
+        return type(input_data)(verdicts, index=input_data.index, columns=list(batch_items.COLUMNS))

@@ -151,7 +151,7 @@ def _value(cell: str) -> Any:
 
 def _of_parquet(chunks: Iterable[bytes]) -> Iterator[Item]:
     import pyarrow.parquet as parquet  # type: ignore[import-untyped]
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
 
     with tempfile.TemporaryFile() as file:  # the index of a Parquet file is at its end
         for chunk in chunks:

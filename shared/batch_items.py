@@ -17,11 +17,14 @@ from detectors.directory import DETECTORS
 from shared.batch_input import Item
 from shared.batches import Figures, fault_of
 from shared.catalogue import Catalogue
-from shared.contract import Answer, parse
+from shared.contract import Answer, DetectOptions, parse
+from shared.contract_tables import with_defaults
 from shared.errors import ServiceError, StorageUnavailable
+from shared.tables import Tables
 
 SLOWEST: Final = 10
-WRITERS: Final = 8
+COLUMNS: Final = ("item_id", "status", "is_anomaly", "severity", "confidence", "lower", "upper", "message", "error")
+WORKERS: Final = 8
 log = logging.getLogger(__name__)
 
 
@@ -46,11 +49,21 @@ class Judged:
             return f'{head}, "answer": {self.answer.model_dump_json()}}}'.encode()
         return f'{head}, "error": {json.dumps(fault_of(self.error or InternalError("No answer.")))}}}'.encode()
 
+    def row(self) -> dict[str, Any]:
+        """One row of a table of verdicts, with the COLUMNS."""
+        if self.answer is None:
+            return {"item_id": self.item_id, "error": (self.error or InternalError("No answer.")).message}
+        shown = {name: getattr(self.answer, name) for name in COLUMNS if hasattr(self.answer, name)}
+        lower, upper = self.answer.expected_range
+        return {**shown, "item_id": self.item_id, "lower": lower, "upper": upper}
 
-def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime) -> list[Judged]:
+
+def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime,
+          tables: Tables | None = None) -> list[Judged]:
     """Every item with its verdict, or with what was wrong with it, in their order.
 
-    Raises StorageUnavailable where items could not be judged for that: trying again later may help.
+    What `tables` know of an item's table counts where the item does not say otherwise. Raises StorageUnavailable where items
+    could not be judged for that: trying again later may help.
     """
     judged: list[Judged] = []
     asked: list[tuple[int, Any]] = []
@@ -63,7 +76,7 @@ def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime)
             judged.append(Judged(line, request.request_id or request.table_id))
         except ServiceError as error:
             judged.append(Judged(line, _name_of(item), error=error))
-    outcomes = _score(name, [request for _, request in asked], catalogue, now)
+    outcomes = _score(name, _settled(name, [request for _, request in asked], tables), catalogue, now)
     for (place, _), outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome.error, StorageUnavailable):
             raise outcome.error
@@ -87,7 +100,7 @@ def keep(name: str, judged: Sequence[Judged], catalogue: Catalogue) -> None:
             if one.answer:
                 one.answer.warnings.append("What was seen could not be kept in the history.")
 
-    with ThreadPoolExecutor(WRITERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(observe, seen))
 
 
@@ -110,6 +123,15 @@ def digest(judged: Sequence[Judged]) -> dict[str, Any]:
                        "timestamp": a.timestamp, "severity": a.severity, "message": a.message}
                       for one, a in answers if a.is_anomaly],
     }
+
+
+def _settled(name: str, requests: Sequence[DetectOptions], tables: Tables | None) -> Sequence[DetectOptions]:
+    named = {request.table_id for request in requests if request.table_id}
+    if tables is None or not named:
+        return requests
+    with ThreadPoolExecutor(WORKERS) as pool:
+        known = dict(zip(named, pool.map(tables.get, named), strict=True))
+    return [with_defaults(request, known.get(request.table_id or ""), name) for request in requests]
 
 
 def _score(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> list[many.Outcome]:
