@@ -122,6 +122,11 @@ class Formats:
         return Seen(x, damage, keys)
 
     @property
+    def free_form(self) -> bool:
+        """Can nothing be told from the formats of values?"""
+        return self.level is None and self.transitions is None
+
+    @property
     def key_level(self) -> int:
         """The level at which the column's values are told apart."""
         return RUNS if self.level is None else self.level

@@ -43,7 +43,6 @@ def answered(request: PatternRequest, batch: Tally, column: Column, report: Repo
     rows = report.rows
     raised = [finding for finding in report.findings if alarms(finding, request, threshold, rows)]
     first = raised[0] if raised else next(iter(report.findings), None)
-    free_form = column.formats.level is None and column.formats.transitions is None
     answer = _bare(request, batch, moment)
     answer.history = HistoryUse(points=column.batches, used=column.batches, excluded=0, missing=0)
     answer.is_anomaly = bool(raised)
@@ -54,7 +53,7 @@ def answered(request: PatternRequest, batch: Tally, column: Column, report: Repo
     answer.known_patterns = [_known(key, report, column) for key in _common(column)]
     answer.reconstruction_error = None if report.error is None else round(report.error, 6)
     answer.level = None if column.formats.level is None else shapes.LEVELS[column.formats.level]
-    if free_form and not raised:
+    if column.formats.free_form and not raised:
         answer.status = "not_evaluated"
         answer.reason = ("The column is free-form: no format can be told from its values. White space at the ends, copies, "
                          "placeholders and control characters are looked for all the same.")

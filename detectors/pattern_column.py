@@ -33,7 +33,7 @@ UNUSUAL_NATS = -math.log(UNUSUAL) - 1e-9
 UNSEEN = 0.5  # values of a kind that is yet to be seen, in any history
 NEVER = 0.25  # the prior chance that what a strict column never showed never happens
 FEWEST_BATCHES = 5  # without which nothing is known of how batches differ ...
-CONCENTRATION = 50.0  # ... and the mix of formats is taken for as steady as this many values would show
+MIX, NOVELTY = 50.0, 200.0  # ... and the mix of formats, and how many are new, for as steady as so many values would show
 
 
 class Batch(NamedTuple):
@@ -137,12 +137,12 @@ class Column:
         by_kind = [_summed(batch, kinds) for batch in counts]
         by_key = [_summed(batch, keys) for batch in counts]
         sizes = [sum(batch.values()) for batch in counts]
-        mixed = CONCENTRATION if len(batches) < FEWEST_BATCHES else math.inf
+        mixed, new = (MIX, NOVELTY) if len(batches) < FEWEST_BATCHES else (math.inf, math.inf)
         usual = {}
         for kind in {*learnt.usual, *(k for b in by_kind for k in b)} - {""}:
             never = learnt.strict or kind not in (NEW, SEQUENCE)
             steady = concentration([b[kind] for b in by_kind], sizes)
-            usual[kind] = Usual(learnt.usual.get(kind, 0), rows, steady if never else min(mixed, steady), never)
+            usual[kind] = Usual(learnt.usual.get(kind, 0), rows, steady if never else min(new, steady), never)
         shares = {key: Usual(count, learnt.rows, min(mixed, concentration([b[key] for b in by_key], sizes)))
                   for key, count in learnt.core.items()}
         return cls(learnt, len(batches), rows, usual, shares, _first_seen(batches, kinds, keys, learnt.core))

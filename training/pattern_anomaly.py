@@ -83,14 +83,7 @@ def prepare(request: PatternTrainRequest, history: History | None) -> Prepared:
 
 def families(request: PatternTrainRequest, registry: Registry) -> list[str]:
     """Which families a job tries: all, or the one asked for with those it is compared with."""
-    if request.algorithm == "auto":
-        return list(FAMILIES)
-    name = model_name(request.table_id, request.column)
-    champion = registry.champion(name)
-    rivals: set[str] = {request.algorithm, BASELINE}
-    if champion is not None:
-        rivals.add(registry.manifest(name, champion.version).card["algorithm"])
-    return [family for family in FAMILIES if family in rivals]
+    return candidates.rivals(request.algorithm, FAMILIES, model_name(request.table_id, request.column), registry)
 
 
 def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
@@ -98,10 +91,12 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     began = time.perf_counter()
     figures: dict[str, Any] = {"algorithm": algorithm}
     try:
-        scores = pattern_backtest.held_out(algorithm, prepared.batches)
         column = Column.of(prepared.batches)
         if column is None:
             raise NotEnoughHistory(pattern_backtest.FEWEST, sum(batch.tally.rows for batch in prepared.batches))
+        if column.formats.free_form and algorithm != BASELINE:
+            return Candidate(algorithm, figures | {"error": "the column is free-form: its shapes tell nothing"})
+        scores = pattern_backtest.held_out(algorithm, prepared.batches)
         fitted = fit(algorithm, column, tally.merged(batch.tally for batch in prepared.batches))
     except NotEnoughHistory as error:
         return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})

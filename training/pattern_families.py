@@ -24,11 +24,11 @@ from training.series import NotEnoughHistory
 
 type FloatArray = NDArray[np.float64]
 
-HIDDEN, EPOCHS = (12, 4, 12), 40
+HIDDEN, EPOCHS = (12, 4, 12), 30
 FEWEST = 200  # values with a format, for an autoencoder
 FOLDS = 3
 REPEATS = 20  # a mask is learnt from so often at most: a common one needs no more
-MOST_ROWS = 3_000
+MOST_ROWS = 2_000
 FLAT = 0.05  # the least spread of a feature: one that never differs would make any difference infinite
 
 
