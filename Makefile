@@ -44,6 +44,7 @@ test: install
 
 bench: install
 	@$(PYTHON) -m tools.bench
+	@$(PYTHON) -m tools.bench_detectors
 
 accuracy: install
 	@$(PYTHON) -m tools.accuracy --data "$(DATA)" --readme
