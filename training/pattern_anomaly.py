@@ -103,7 +103,7 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     figures["quality"] = quality(scores)
     card = _card(prepared, algorithm) | {"quality": figures["quality"]}
     payload = pattern_graph.export(fitted, card)
-    parity = fitted.check_parity()
+    parity = fitted.check_parity(payload)
     figures |= {"parity": asdict(parity), "artefact_bytes": len(payload), "seconds": round(time.perf_counter() - began, 2)}
     if not parity.holds:
         return Candidate(algorithm, figures | {"error": "the ONNX graph differs from its library"})

@@ -19,7 +19,8 @@ from detectors.pattern_column import SHAPE, UNUSUAL_NATS, Column, Usual
 from detectors.pattern_judge import with_shape
 from detectors.tally import Tally, plain
 from training.calibration import Calibration
-from training.parity import Parity, through_onnx
+from training.decision import run
+from training.parity import Parity
 from training.series import NotEnoughHistory
 
 type FloatArray = NDArray[np.float64]
@@ -51,7 +52,9 @@ class Family(Protocol):
         """`contribution` (n, f) nats of surprise by feature, the largest of a value its own, and whatever else it tells."""
         ...
 
-    def check_parity(self) -> Parity: ...
+    def check_parity(self, payload: bytes) -> Parity:
+        """Does the ONNX file say what the library says?"""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,13 @@ class KnownFormats:
     def judge(self, xp: Any, x: Any) -> dict[str, Any]:
         return {"contribution": formats.judge(xp, x, self.column.formats.rules)}
 
-    def check_parity(self) -> Parity:
+    def check_parity(self, payload: bytes) -> Parity:
         """Against numpy, in nats, on formats of every count and surprises up to three cuts."""
         rules = self.column.formats.rules
         count = np.append(np.arange(20.0), [100.0, 1e6])
         surprise = np.linspace(0.0, 3.0 * min(rules.cut, 10.0), len(count))
         x = np.stack([count, np.arange(len(count)) % 2.0, surprise], axis=1)
-        return _parity(self, x, formats.judge(np, x, rules))
+        return _parity(payload, x, formats.judge(np, x, rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class Autoencoder:
             layer = layer if i == last else xp.tanh(layer)
         return z - layer
 
-    def check_parity(self) -> Parity:
+    def check_parity(self, payload: bytes) -> Parity:
         """Against scikit-learn's own prediction, in nats, on the formats known and on damaged ones."""
         examples = list(self.column.formats.examples.values()) or ["a"]
         some = [*examples, *(e.swapcase() for e in examples), *(e + e for e in examples), *(e[:-1] + "ä" for e in examples)]
@@ -124,7 +127,7 @@ class Autoencoder:
         squares = (z - self.network.predict(z).reshape(z.shape)) ** 2
         nats = self.calibration.surprise(np, np.log1p(squares.mean(axis=1)))
         known = formats.judge(np, x[:, : len(FEATURES)], self.column.formats.rules)
-        return _parity(self, x, np.maximum(known.max(axis=1), nats)[:, None])
+        return _parity(payload, x, np.maximum(known.max(axis=1), nats)[:, None])
 
 
 def fit(algorithm: str, column: Column, history: Tally) -> Family:
@@ -187,8 +190,8 @@ def _raw(network: MLPRegressor, z: FloatArray) -> FloatArray:
     return error
 
 
-def _parity(family: Family, x: FloatArray, library: FloatArray) -> Parity:
-    graph = through_onnx(lambda xp, x: family.judge(xp, x)["contribution"], {"x": x})
+def _parity(payload: bytes, x: FloatArray, library: FloatArray) -> Parity:
+    graph = run(payload, {"x": x})["contribution"]
     ours, theirs = graph.max(axis=1), library.max(axis=1)
     labels = (ours >= UNUSUAL_NATS) != (theirs >= UNUSUAL_NATS)
     return Parity(float(np.max(np.abs(ours - theirs), initial=0.0)), int(labels.sum()), len(x))
