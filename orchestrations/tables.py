@@ -1,0 +1,30 @@
+"""Labels and settings of tables: three routes."""
+
+from __future__ import annotations
+
+import azure.durable_functions as df
+import azure.functions as func
+
+from shared import tables as known
+from shared.answers import answer, refusals
+from shared.worker import tables
+
+blueprint = df.Blueprint()
+
+
+@blueprint.route(route="v1/tables/{table_id}", methods=["POST"])
+@refusals
+def describe_table(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(known.describe(tables(), req.route_params["table_id"], req.get_body()))
+
+
+@blueprint.route(route="v1/tables/{table_id}", methods=["GET"])
+@refusals
+def show_table(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(known.description(tables(), req.route_params["table_id"]))
+
+
+@blueprint.route(route="v1/tables", methods=["GET"])
+@refusals
+def list_tables(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(known.listing(tables(), req.params))
