@@ -66,7 +66,8 @@ class Replays:
         """The same for many tables in one pass."""
         pasts = [self._past(one, granularity) for one in told]
         states = fleet.replay(pasts, granularity)
-        self._keep([(one, state) for one, past, state in zip(told, pasts, states, strict=True) if len(past.values)], granularity)
+        new = [i for i, past in enumerate(pasts) if len(past.values)]
+        self._keep([(told[i], states[i]) for i in new], granularity)
         return states
 
     def _past(self, told: Told, granularity: str) -> fleet.Past:
@@ -79,12 +80,12 @@ class Replays:
         return fleet.Past(told.start + m, told.values[m:], told.holiday[m:], kept.state)
 
     def _keep(self, replayed: Sequence[tuple[Told, State]], granularity: str) -> None:
-        new = [((told.table_id or "", granularity), _Kept(told.start, len(told.values), _digest(told, len(told.values)), state))
-               for told, state in replayed]
+        lengths = [len(told.values) for told, _ in replayed]
+        kept = [_Kept(told.start, m, _digest(told, m), state) for m, (told, state) in zip(lengths, replayed, strict=True)]
         with self._lock:
-            for key, kept in new:
-                self._kept[key] = kept
-                self._kept.move_to_end(key)
+            for (told, _), some in zip(replayed, kept, strict=True):
+                self._kept[told.table_id or "", granularity] = some
+                self._kept.move_to_end((told.table_id or "", granularity))
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
 

@@ -40,6 +40,8 @@ from shared.contract import (
 from shared.errors import StorageUnavailable
 from shared.history import History, Point, Series
 
+type Inputs = Mapping[str, NDArray[Any]]  # of a model, by name
+
 replays = Replays()
 BASELINE = ModelUse(name=None, version="1", algorithm="structural")
 
@@ -222,10 +224,16 @@ def conclude(case: Case, judgement: Judgement | None, by_model: bool) -> VolumeA
 
 def judge_with_own_model(case: Case) -> Judgement | None:
     """The table's model on its bucket, None where there is none that can say something."""
+    row, model = own_model_inputs(case), case.known.model
+    return model_judgements(model.artefact, [row])[0] if model and row else None
+
+
+def own_model_inputs(case: Case) -> Inputs | None:
+    """What the table's model is to be asked, None where there is none that could be."""
     model = case.known.model
     if not case.is_due or model is None or model.artefact.card["granularity"] != case.request.granularity:
         return None
-    return judge_with_model(model.artefact, case.context, case.holiday, case.bucket, case.value, case.threshold)
+    return model_inputs(model.artefact, case.context, case.holiday, case.bucket, case.value, case.threshold)
 
 
 def judge_with_model(artefact: Artefact, context: Context, holiday: IntArray, bucket: int, value: float,
@@ -236,7 +244,7 @@ def judge_with_model(artefact: Artefact, context: Context, holiday: IntArray, bu
 
 
 def model_inputs(artefact: Artefact, context: Context, holiday: IntArray, bucket: int, value: float,
-                 threshold: float) -> dict[str, NDArray[Any]] | None:
+                 threshold: float) -> Inputs | None:
     """One row of a model's inputs; None where it is too old. Rows of one shape may be judged together."""
     card = artefact.card
     if card["valid_until"] is not None and bucket > card["valid_until"]:
@@ -255,7 +263,7 @@ def model_inputs(artefact: Artefact, context: Context, holiday: IntArray, bucket
             "threshold": np.array([threshold])}
 
 
-def model_judgements(artefact: Artefact, rows: Sequence[Mapping[str, NDArray[Any]]]) -> list[Judgement | None]:
+def model_judgements(artefact: Artefact, rows: Sequence[Inputs]) -> list[Judgement | None]:
     """One ONNX call for rows of one shape; None where the model has too little history in its window."""
     feeds = rows[0] if len(rows) == 1 else {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     out = {name: values.tolist() for name, values in artefact.run(feeds).items()}
