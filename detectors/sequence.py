@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -42,7 +44,7 @@ from shared.catalogue import Catalogue, Loaded
 from shared.contract_sequence import JudgedSteps, SequenceAnswer, SequenceObservation, SequenceRequest
 from shared.documents import Documents
 from shared.errors import StorageUnavailable
-from shared.history import History
+from shared.history import CONNECTIONS, History
 from shared.recent_documents import RecentDocuments
 
 # A queue message ends at 64 KiB in base64. Longer ones are kept at once.
@@ -106,22 +108,29 @@ def observe(message: bytes, history: History) -> None:
     Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
     """
     seen = JudgedSteps.model_validate_json(message)
-    documents = Documents(history)
-    for step in seen.steps:
-        values = dict(zip(seen.metrics, step.values, strict=True))
-        documents.record(DETECTOR, seen.table_id, step.timestamp, {"values": values, "score": step.score}, step.status)
+    _record(history, [(seen.table_id, step.timestamp, {"values": dict(zip(seen.metrics, step.values, strict=True)),
+                                                       "score": step.score}, step.status) for step in seen.steps])
 
 
 def load(rows: Sequence[SequenceObservation], catalogue: Catalogue) -> None:
-    """Keeps points in bulk."""
-    documents = Documents(catalogue.history)
-    tables: dict[str, None] = {}
-    for row in rows:
-        moment = row.timestamp if row.timestamp.tzinfo else row.timestamp.replace(tzinfo=UTC)
-        documents.record(DETECTOR, row.table_id, moment, {"values": row.values}, row.status)
-        tables[row.table_id] = None
-    for table_id in tables:
+    """Keeps points in bulk; a time without a zone is UTC."""
+    _record(catalogue.history, [(row.table_id, utc(row.timestamp, ZoneInfo("UTC")), {"values": row.values}, row.status)
+                                for row in rows])
+    for table_id in {row.table_id for row in rows}:
         _memory(catalogue).documents.forget(table_id)
+
+
+def _record(history: History, entries: Sequence[tuple[str, datetime, dict[str, Any], str]]) -> None:
+    documents = Documents(history)
+
+    def record(entry: tuple[str, datetime, dict[str, Any], str]) -> None:
+        table_id, moment, document, status = entry
+        documents.record(DETECTOR, table_id, moment, document, status)
+
+    if entries:
+        record(entries[0])  # creates what is missing
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(record, entries[1:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ STABLE = 0.98  # largest autoregression
 FLOOR = 1e-3  # smallest scale, as a share of the level: a constant may still move
 OUTLIER = 4.0  # learnt values are drawn to the profile from so many scales on
 CERTAIN = 1e-12
+# A value that repeats exactly is a fact, a shape only a likeness: so many rare repeats in a row name the fault.
+TELLING, RARE = 3, 0.2
 
 REPEATS = ("frozen", "copy_of_last_day", "copy_of_last_week")
 SHAPES = ("flattened", "mirrored", "reversed", "later", "earlier", "other_day_type")
@@ -105,7 +107,7 @@ class Filter:
     """What is known of m metrics after some buckets. `step` changes it; `copy` first, to look ahead."""
 
     _CHANGED = ("odds", "normal", "residuals", "profile_weight", "profile_sum", "spread_weight", "spread_sum",
-                "repeat_weight", "repeat_sum", "moment", "stuck", "recent")
+                "repeat_weight", "repeat_sum", "moment", "stuck", "run", "recent")
 
     @classmethod
     def begin(cls, first: FloatArray, bucket: int, rhythm: Rhythm) -> Self:
@@ -133,7 +135,7 @@ class Filter:
         self.spread_sum = start * np.array([0.9, 1.5])[None, :, None] + np.zeros((m, 2, phases))
         self.repeat_weight, self.repeat_sum = np.full((m, lags, phases), 4.0), np.full((m, lags, phases), 0.4)
         self.moment = np.tile([1e-3, 0.8e-3], (m, 1))  # sums of r r and r r': the autoregression begins at 0.8
-        self.stuck = np.zeros(m, np.int64)
+        self.stuck, self.run = np.zeros(m, np.int64), np.zeros((m, lags), np.int64)
         self.recent = np.full((m, rhythm.cycle), np.nan)
         self._plan = self._planned(rhythm.slot(bucket) // phases)
         return self
@@ -144,6 +146,7 @@ class Filter:
         self.age: int
         self.root: NDArray[np.bool_]
         self.stuck: NDArray[np.int64]
+        self.run: NDArray[np.int64]
         self.grain: FloatArray
         self.mean: FloatArray
         self.floor: FloatArray
@@ -206,7 +209,10 @@ class Filter:
         self.normal, self.odds = normal / total, odds / total[:, None]
         fault = self.odds.sum(axis=1)
         log_odds = np.log(np.maximum(fault, CERTAIN) / np.maximum(self.normal, CERTAIN))
-        judged = Step(np.where(known, log_odds, np.nan), self.odds.argmax(axis=1), shape[:, 0] + carried[:, 0], scale)
+        self.run = np.where(same, self.run + 1, 0)
+        repeats = (self.run >= TELLING) & (plan.repeat[:, :, phase] < RARE)
+        likeliest = np.where(repeats.any(axis=1), repeats.argmax(axis=1), self.odds.argmax(axis=1))
+        judged = Step(np.where(known, log_odds, np.nan), likeliest, shape[:, 0] + carried[:, 0], scale)
 
         self._learn(slot, phase, known, level, residuals[:, 0], carried[:, 0], fault, same, np.isfinite(lagged))
         self.residuals = residuals
@@ -245,8 +251,10 @@ class Filter:
                carried: FloatArray, fault: FloatArray, same: NDArray[np.bool_], comparable: NDArray[np.bool_]) -> None:
         rhythm, plan = self.rhythm, self._plan
         warm = self.age < rhythm.setup
-        self.stuck = np.where(fault > 0.5, self.stuck + known, 0)
-        if (accepted := known & (self.stuck == rhythm.accepted)).any():
+        # A lasting fault looks normal now and then, where its shape crosses the usual one: that alone does not begin anew.
+        waning = np.where(self.stuck > rhythm.accepted, 0, np.maximum(self.stuck - 2, 0))
+        before, self.stuck = self.stuck, np.where(known, np.where(fault > 0.5, self.stuck + 1, waning), self.stuck)
+        if (accepted := (before < rhythm.accepted) & (self.stuck >= rhythm.accepted)).any():
             for name in ("profile_weight", "profile_sum", "spread_weight", "spread_sum", "moment"):
                 getattr(self, name)[accepted] *= 0.1
         trusted = warm | (self.stuck > rhythm.accepted)
@@ -268,8 +276,8 @@ class Filter:
         fade, counts = np.where(comparable, fade[:, None], 1.0), weight[:, None] * comparable
         self.repeat_weight[:, :, phase] = self.repeat_weight[:, :, phase] * fade + counts
         self.repeat_sum[:, :, phase] = self.repeat_sum[:, :, phase] * fade + counts * same
-        before = self.residuals[:, 0]
-        products = np.stack([before * before, before * residual], axis=1) * (weight / entry**2)[:, None]
+        last = self.residuals[:, 0]
+        products = np.stack([last * last, last * residual], axis=1) * (weight / entry**2)[:, None]
         self.moment = self.moment * np.where(known, _fading(1, rhythm.half_life), 1.0)[:, None] + products
 
     def _planned(self, day: int) -> _Plan:
@@ -328,7 +336,7 @@ def _fading(buckets: int, half_life: float) -> float:
 def _grain(column: FloatArray) -> float:
     """The smallest step between two values: what they are counted in."""
     values = np.unique(column[np.isfinite(column)])
-    return float(np.diff(values).min()) if len(values) > 1 else 1.0
+    return float(np.diff(values).min()) if len(values) > 1 else max(1.0, FLOOR * float(np.abs(values).max(initial=0.0)))
 
 
 def uses_root(column: FloatArray, slots: NDArray[np.int64], cycle: int) -> bool:

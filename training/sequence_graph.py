@@ -69,7 +69,8 @@ def lstm_parity(payload: bytes, model: Lstm, series: MetricSeries) -> Parity:
     time, windows = sequence_lstm.windows_of(series.values, series.start, ends, model.window)
     library = judge(np, model, time, windows, sequence_lstm.hidden_by_jax(model))
     graph = Artefact.load(payload).run({"time": time, "window": windows})
-    levels = [np.where(model.root, np.sqrt(np.maximum(part["expected"], 0.0)), part["expected"]) for part in (graph, library)]
+    expected = [part["expected"] for part in (graph, library)]
+    levels = [np.where(model.root, np.sqrt(np.maximum(part, 0.0)), part) for part in expected]
     difference = np.abs(levels[0] - levels[1]) / model.spread
     line = -np.log(0.01)
     labels = (graph["surprise"] >= line) != (library["surprise"] >= line)
