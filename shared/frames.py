@@ -94,7 +94,7 @@ def _decoded[T](lines: Iterator[T], line: int) -> Iterator[T]:
             return
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
-            raise InvalidRequest(f"The file is not UTF-8 (byte 0x{byte:02x} about line {line:,}). Save it as UTF-8.") from None
+            raise InvalidRequest(f"The file is not UTF-8 (it has a byte 0x{byte:02x}). Save it as UTF-8.") from None
         except csv.Error as error:
             raise InvalidRequest(f"Row {line:,} of the CSV file cannot be read: {error}. A quote that is not closed is the "
                                  "usual reason.") from None

@@ -186,7 +186,7 @@ WRONG = {
     "a long row": (b"a,b\n1,2\n1,2,3\n", "Line 3 of the CSV file has 3 cells; the header has 2."),
     "a short row": (b"a,b\n1\n", "Line 2 of the CSV file has 1 cells; the header has 2."),
     "a column twice": (b"a,a\n1,2\n", "has the column 'a' more than once"),
-    "Latin 1": ("a\nKöln\n".encode("latin-1"), "The file is not UTF-8 (byte 0xf6 about line 2)"),
+    "Latin 1": ("a\nKöln\n".encode("latin-1"), "The file is not UTF-8 (it has a byte 0xf6)."),
     "Latin 1 in the header": ("ö\n1\n".encode("latin-1"), "The file is not UTF-8"),
     "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "The file is not UTF-8"),
     "an open quote": (b'a,b\n"1,2\n3,4\n', "cannot be read"),

@@ -161,7 +161,7 @@ def _learnt(family: Family) -> Family:
             network = MLPRegressor(hidden_layer_sizes=(units,), activation="tanh", alpha=1.0, max_iter=200, random_state=0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # 200 rounds are what it gets
-                network.fit(rows, rows)
+                network.fit(rows, rows if rows.shape[1] > 1 else rows[:, 0])
             error = np.sqrt(((rows - network.predict(rows).reshape(rows.shape)) ** 2).mean(axis=0))
             return replace(family, model=network, error=np.maximum(error, LEAST_ERROR))
         case _:
