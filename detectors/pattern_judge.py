@@ -104,15 +104,16 @@ def alarms(finding: Finding, request: PatternRequest, threshold: float, rows: in
 
 
 def _grouped(batch: Tally, keys: list[str], kinds: list[str],
-             nats: formats.FloatArray) -> tuple[tuple[Group, ...], Counter[str]]:
+             nats: formats.FloatArray) -> tuple[tuple[Group, ...], dict[str, int]]:
     """-> the unusual values by kind and format, most of them first; how many have each format otherwise."""
     members: dict[tuple[str, str], list[tuple[int, str, float]]] = defaultdict(list)
-    known: Counter[str] = Counter()
-    for (shape, count), key, kind, surprise in zip(batch.counts.items(), keys, kinds, nats.tolist(), strict=True):
-        if kind:
-            members[kind, key].append((count, shape, surprise))
-        else:
-            known[key] += count
+    known: dict[str, int] = {}
+    for key, kind, count in zip(keys, kinds, batch.counts.values(), strict=True):
+        if not kind:
+            known[key] = known.get(key, 0) + count
+    for i, (shape, count) in enumerate(batch.counts.items()):
+        if kinds[i]:
+            members[kinds[i], keys[i]].append((count, shape, float(nats[i])))
     groups = []
     for (kind, key), some in members.items():
         some.sort(reverse=True)

@@ -31,6 +31,7 @@ UPPER, LOWER, CASELESS, DIGIT, ACCENT, SYMBOL = "Ä", "ä", "文", "²", "◌", 
 LONGEST, HEAD = 256, 224  # of a longer value the first 224 and the last 31 characters count
 LENGTHS = (1, 2, 3, 4, 8, 16)  # the class of a run's length is how many of these it exceeds, and one
 END = "\x1e"  # between values while they are joined; inside a value it counts as another control character
+END_RUN = ord(END) << 3 | 1
 LEVELS = ("mask", "lengths", "runs", "characters", "tokens", "shape", "alphabet")
 
 
@@ -54,7 +55,7 @@ def _class_of(character: str) -> str:
     category = unicodedata.category(character)
     if category.startswith("M") or character == "\u200d":
         return ACCENT
-    return SYMBOL if category in ("So", "Sk", "Co", "Cn", "Cs") else character
+    return SYMBOL if category in ("So", "Sk", "Co", "Cn", "Cs") or character > "\uffff" else character
 
 
 _CLASSES = _Classes({ord(ACCENT): ACCENT})
@@ -83,15 +84,15 @@ def formats(masks: Sequence[str], level: int) -> list[str]:
     return text.split(END)[:-1]
 
 
-def runs(masks: Sequence[str]) -> tuple[IntArray, IntArray]:
-    """-> (t,) every run of equal characters as `code << 3 | class of its length`, (n + 1,) where each mask's runs begin."""
+def runs(masks: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """-> (t,) every run of equal characters as `code << 3 | class of its length`, END_RUN after each mask's, and (n,) where
+    each mask's begin.
+    """
     codes = _codes(masks)
     at = _starts(codes, codes != ord(END))
-    tokens = codes[at].astype(np.int64) << 3 | _length_class(at, len(codes))
-    ends = np.flatnonzero(codes[at] == ord(END))
-    inside = np.ones(len(tokens), np.bool_)
-    inside[ends] = False
-    return tokens[inside], np.append(0, ends - np.arange(len(ends)))
+    own = codes[at]
+    first = np.append(0, np.flatnonzero(own == ord(END))[:-1] + 1)
+    return own.astype(np.int32) << 3 | _length_class(at, len(codes)), first
 
 
 def _codes(masks: Sequence[str]) -> Codes:
@@ -107,7 +108,7 @@ _OTHER, _NUMERAL, _LETTER = 0, 1, 2
 _KINDS = np.zeros(256, np.uint8)
 _KINDS[[ord("9"), ord(DIGIT)]] = _NUMERAL
 _KINDS[[ord("A"), ord("a"), ord(LOWER)]] = _LETTER
-_LENGTH_CLASS = np.searchsorted(LENGTHS, np.arange(LENGTHS[-1] + 2)) + 1
+_LENGTH_CLASS = (np.searchsorted(LENGTHS, np.arange(LENGTHS[-1] + 2)) + 1).astype(np.int32)
 
 
 def _kinds(codes: Codes) -> NDArray[np.uint8]:
@@ -121,8 +122,11 @@ def _starts(codes: Codes, joins: BoolArray) -> NDArray[np.intp]:
     return np.flatnonzero(starts)
 
 
-def _length_class(at: NDArray[np.intp], end: int) -> IntArray:
-    return _LENGTH_CLASS[np.minimum(np.diff(at, append=end), LENGTHS[-1] + 1)]
+def _length_class(at: NDArray[np.intp], end: int) -> NDArray[np.int32]:
+    lengths = np.empty(len(at), np.intp)
+    np.subtract(at[1:], at[:-1], out=lengths[:-1])
+    lengths[-1] = end - at[-1]
+    return _LENGTH_CLASS.take(lengths, mode="clip")
 
 
 def _lengths(codes: Codes) -> Codes:

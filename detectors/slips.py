@@ -31,6 +31,9 @@ def universals(some: Sequence[str]) -> dict[int, str]:
     """The damage that shapes show whatever their column, by their place."""
     joined = "".join(some)
     if joined.isascii() and joined.isprintable():  # then only marks and spaces at the ends are odd
+        lines = "\n".join(("", *some, ""))
+        if not ("\n " in lines or " \n" in lines or "\n<" in lines):
+            return {}
         return {i: universal(shape) for i, shape in enumerate(some) if shape[0] in "< " or shape[-1] == " "}
     return {i: kind for i, shape in enumerate(some) if (kind := universal(shape))}
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import batched
 from typing import Any, Self
 
 import numpy as np
@@ -56,11 +57,11 @@ class Transitions:
         masks, weights = list(counts), np.fromiter(counts.values(), np.float64, len(counts))
         if weights.sum() < FEWEST:
             return None
-        tokens, bounds = shapes.runs(masks)
-        known, times = np.unique(tokens, return_counts=True)
+        tokens, starts = shapes.runs(masks)
+        known, times = np.unique(tokens[tokens != shapes.END_RUN], return_counts=True)
         vocabulary = tuple(np.sort(known[np.argsort(-times, kind="stable")[:MOST_RUNS]]).tolist())
         size = len(vocabulary) + 3
-        places = _places(tokens, bounds, vocabulary)
+        places = _places(tokens, starts, vocabulary)
         distinct, inverse = np.unique(np.ravel_multi_index(places.ids, (size, size, size)), return_inverse=True)
         trigrams = np.stack(np.unravel_index(distinct, (size, size, size)), axis=1)
         fitted = cls(vocabulary, trigrams, np.bincount(inverse, np.repeat(weights, places.sizes), len(distinct)),
@@ -73,8 +74,11 @@ class Transitions:
 
     def surprises(self, masks: Sequence[str]) -> FloatArray:
         """(n,) nats of each mask's least probable run."""
-        if not masks:
-            return np.empty(0)
+        # A thousand at a time stay in the processor's cache.
+        parts = [self._surprises(part) for part in batched(masks, 1000, strict=False)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _surprises(self, masks: Sequence[str]) -> FloatArray:
         places = _places(*shapes.runs(masks), self.vocabulary)
         first, second, own = places.ids
         size = len(self.vocabulary) + 3
@@ -151,29 +155,25 @@ class _Tables:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Every run of n masks and the end of each: ids (3, r) of the two runs before and its own, and where a mask's begin."""
+    """Every run of n masks, and the end of each: ids (3, r) of the two before it and its own; (n,) where a mask's begin."""
 
-    ids: tuple[IntArray, IntArray, IntArray]
-    starts: IntArray
-    sizes: IntArray
+    ids: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+    starts: NDArray[np.intp]
+
+    @property
+    def sizes(self) -> NDArray[np.intp]:
+        return np.diff(self.starts, append=len(self.ids[0]))
 
 
-def _places(tokens: IntArray, bounds: IntArray, vocabulary: tuple[int, ...]) -> _Places:
+def _places(tokens: NDArray[np.int32], starts: NDArray[np.intp], vocabulary: tuple[int, ...]) -> _Places:
     """From what detectors.shapes.runs returns."""
     known = np.array(vocabulary, np.int64)
-    table = np.full(known[-1] + 2 if len(known) else 1, UNSEEN)
+    table = np.full(max([*vocabulary, shapes.END_RUN]) + 2, UNSEEN, np.int32)
     table[known] = np.arange(len(known)) + 3
-    ids = table.take(tokens, mode="clip")
-    n = len(bounds) - 1
-    order = np.arange(n)
-    # START START run run ... STOP for every mask: its runs shifted by two places a mask, and one for each end before.
-    padded = np.full(len(tokens) + 3 * n, START)
-    inside = np.ones(len(padded), np.bool_)
-    starts = bounds[:-1] + 3 * order
-    stops = bounds[1:] + 3 * order + 2
-    inside[starts] = inside[starts + 1] = inside[stops] = False
-    padded[inside] = ids
-    padded[stops] = STOP
-    inside[stops] = True
-    at = np.flatnonzero(inside)
-    return _Places((padded[at - 2], padded[at - 1], padded[at]), bounds[:-1] + order, np.diff(bounds) + 1)
+    table[shapes.END_RUN] = STOP
+    own = table.take(tokens, mode="clip")
+    second, first = np.empty_like(own), np.empty_like(own)
+    second[1:], first[2:] = own[:-1], own[:-2]
+    second[starts] = first[starts] = START
+    first[np.minimum(starts + 1, len(own) - 1)] = START  # the last place of all is the end of a mask: START, or no start
+    return _Places((first, second, own), starts)
