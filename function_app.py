@@ -82,6 +82,12 @@ def show_model(req: func.HttpRequest) -> func.HttpResponse:
     return answer(models.description(registry(), req.route_params["name"]))
 
 
+@app.route(route="v1/models/{name}/rollback", methods=["POST"])
+@refusals
+def roll_back_model(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(models.rollback(registry(), req.route_params["name"], req.get_body()))
+
+
 @app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 def show_health(req: func.HttpRequest) -> func.HttpResponse:
     return answer(health.report(catalogue(), registry()))

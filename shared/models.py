@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
-from shared.contract import whole_number
+from pydantic import Field
+
+from shared.contract import Input, parse, whole_number
 from shared.errors import ModelNotFound, ServiceError
 from shared.ids import check_model_name
 from shared.registry import Champion, Manifest, Registry
@@ -42,6 +44,23 @@ def description(registry: Registry, name: str) -> dict[str, Any]:
         "versions": [_facts(registry.manifest(name, version)) for version in reversed(versions[-50:])],
         "previous": [asdict(p) for p in champion.previous] if champion else [],
     }
+
+
+class RollbackRequest(Input):
+    """POST /api/v1/models/{name}/rollback, with or without a body."""
+
+    reason: Annotated[str, Field(max_length=500)] | None = None
+
+
+def rollback(registry: Registry, name: str, body: bytes) -> dict[str, Any]:
+    """Makes the champion before this one the champion again; workers take it up within RECHECK_SECONDS.
+
+    Raises ModelNotFound where there is no champion, Conflict where there was none before it, InvalidRequest.
+    """
+    asked = parse(RollbackRequest, body or b"{}")
+    left = registry.champion(name)
+    back = registry.rollback(name, reason=asked.reason)
+    return _entry(registry, name, back) | {"rolled_back": left and left.version}
 
 
 def _entry(registry: Registry, name: str, champion: Champion | None = None) -> dict[str, Any]:

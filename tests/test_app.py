@@ -37,6 +37,7 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
         "restart_train_job": ("POST", "v1/train/jobs/{job_id}/restart", "FUNCTION"),
         "list_models": ("GET", "v1/models", "FUNCTION"),
         "show_model": ("GET", "v1/models/{name}", "FUNCTION"),
+        "roll_back_model": ("POST", "v1/models/{name}/rollback", "FUNCTION"),
         "show_health": ("GET", "health", "ANONYMOUS"),
     }
 

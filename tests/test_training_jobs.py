@@ -57,6 +57,13 @@ def test_training_again_keeps_the_versions_before(service: httpx.Client) -> None
     model = service.get("/v1/models/volume-anomaly.twice").json()
     assert versions == ["1", "2"] and model["champion"]["version"] == "2"
     assert [p["version"] for p in model["previous"]] == ["1"]
+    back = service.post("/v1/models/volume-anomaly.twice/rollback", json={"reason": "worse on Mondays"}).json()
+    assert (back["champion"]["version"], back["rolled_back"], back["champion"]["reason"]) == ("1", "2", "worse on Mondays")
+    verdict = volume(service, table_id="twice", timestamp="2026-08-31T02:00:00Z", record=False)
+    assert verdict["model"]["version"] == "1"
+    again = service.post("/v1/models/volume-anomaly.twice/rollback")
+    assert again.status_code == 409 and "first champion" in again.json()["error"]["message"]
+    assert service.post("/v1/models/volume-anomaly.none/rollback").status_code == 404
 
 
 def test_a_model_can_be_published_without_being_promoted(service: httpx.Client) -> None:
