@@ -334,9 +334,9 @@ def _fading(buckets: int, half_life: float) -> float:
 
 
 def _grain(column: FloatArray) -> float:
-    """The smallest step between two values: what they are counted in."""
+    """The smallest step between two values: what they are counted in. That of a constant is unknown: a tenth of it."""
     values = np.unique(column[np.isfinite(column)])
-    return float(np.diff(values).min()) if len(values) > 1 else max(1.0, FLOOR * float(np.abs(values).max(initial=0.0)))
+    return float(np.diff(values).min()) if len(values) > 1 else max(1.0, 0.1 * float(np.abs(values).max(initial=0.0)))
 
 
 def uses_root(column: FloatArray, slots: NDArray[np.int64], cycle: int) -> bool:

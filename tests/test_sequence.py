@@ -139,13 +139,13 @@ def test_a_constant_series_is_normal_until_it_moves(value: float) -> None:
 def test_the_alarm_rate_of_many_metrics_together_is_that_of_one() -> None:
     rng = np.random.default_rng(0)
     for dependence in (0.0, 0.9):
-        common = rng.normal(size=(40_000, 1))
-        normal = np.sqrt(dependence) * common + np.sqrt(1 - dependence) * rng.normal(size=(40_000, 20))
+        common = rng.normal(size=(20_000, 1))
+        normal = np.sqrt(dependence) * common + np.sqrt(1 - dependence) * rng.normal(size=(20_000, 20))
         surprise = -np.log(np.clip(np.array([0.5 * (1 - _erf(row)) for row in normal]), 1e-16, 1))
 
         rate = (score_of(combined(surprise)[0]) >= 0.99).mean()
 
-        assert rate <= 0.012  # three standard errors are 0.0015
+        assert rate <= 0.0125  # three standard errors are 0.002
 
 
 def _erf(x: Any) -> Any:

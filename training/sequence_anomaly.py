@@ -138,19 +138,22 @@ def publish_best(rivals: Sequence[Candidate], request: SequenceTrainRequest, reg
 
 
 def _filter(prepared: Prepared, figures: dict[str, Any]) -> tuple[bytes, dict[str, Any], Scores, Any]:
-    trials, usual = sequence_backtest.filter_trials(prepared.series)
-    scores, calibration = sequence_backtest.judged(trials, usual)
+    series = prepared.series
+    trials = sequence_backtest.trials_of(series)
+    usual, passes = sequence_backtest.filter_evidence(series, trials)
+    scores, calibration = sequence_backtest.judged(series, trials, usual, passes)
     figures["quality"] = quality(scores)
     card = _card(prepared, BASELINE, 0, ("numpy", "onnx", "ndonnx")) | {"quality": figures["quality"]}
-    payload = sequence_graph.export_filter(calibration, len(prepared.series.metrics), card)
+    payload = sequence_graph.export_filter(calibration, len(series.metrics), card)
     return payload, card, scores, sequence_graph.filter_parity(payload, calibration, usual)
 
 
 def _lstm(prepared: Prepared, figures: dict[str, Any], effort: Effort) -> tuple[bytes, dict[str, Any], Scores, Any]:
     figures["device"] = sequence_lstm.device()
     series = prepared.series
-    trials, usual, errors = sequence_backtest.lstm_trials(series, effort)
-    scores, calibration = sequence_backtest.judged(trials, usual)
+    trials = sequence_backtest.trials_of(series)
+    usual, passes, errors = sequence_backtest.lstm_evidence(series, trials, effort)
+    scores, calibration = sequence_backtest.judged(series, trials, usual, passes)
     figures["quality"] = quality(scores)
     fitted = sequence_lstm.fit(series.values, series.start, series.granularity, effort)
     fitted = replace(sequence_lstm.with_errors(fitted, errors), calibration=calibration)

@@ -1,15 +1,14 @@
 """Held-out days as they were and with faults put into them: what each family says of both.
 
-The last part of the series is held out. The filter goes through it as it does in service; an LSTM is fitted on what came
-before. At four times of each held-out day the verdict on the day so far is read, without a fault and with each kind, begun
-at the day's first bucket, in one metric. Calibrations are made of every other day and used on the others: no day helps to
-judge itself.
+The last part of the series is held out and gone through several times. Each time every tenth day has a fault in one metric,
+begun at its first bucket, and the days after it are as they were: a family is judged by what it says of a fault, and by what
+it says once the fault is over. The filter goes through it as it does in service; an LSTM is fitted on what came before.
+Calibrations are made of every other day and used on the others: no day helps to judge itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +25,7 @@ from training.series import FloatArray, IntArray, NotEnoughHistory
 
 HELD_OUT, MOST_DAYS = 0.45, 40
 FAULTS = EXPECTED | OTHERS
+EVERY, ROUNDS = 10, 2  # in each pass one day in ten has a fault; each day has one in two passes of twenty
 READ_AT = (0.25, 0.5, 0.75, 1.0)  # of a day
 
 
@@ -57,14 +57,14 @@ class MetricSeries:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """Raw evidence of held-out days: `normal` (d, r, m) at the times that are read, `faulty` (d, r, kinds, m) with a fault.
+    """The held-out part, `passes` (p, n, m) times with other faults; it begins at place `first`.
 
-    `changed` (d, r, kinds) tells where the fault has changed anything by then; `days` (d,) are places of first buckets.
+    `kind` (p, d) is each day's fault, -1 without one; `days` (d,) are the places of their first buckets.
     """
 
-    normal: FloatArray
-    faulty: FloatArray
-    changed: Any
+    first: int
+    passes: FloatArray
+    kind: IntArray
     days: IntArray
 
 
@@ -81,42 +81,40 @@ def held_out(series: MetricSeries) -> IntArray:
     return np.array(whole[-MOST_DAYS:], np.int64)
 
 
-def faulted(series: MetricSeries, day: int, number: int) -> FloatArray:
-    """The day that begins at a place, with each kind of fault -> (kinds, phases, m); the metric is drawn by turns."""
-    phases, cycle = RHYTHMS[series.granularity].phases, RHYTHMS[series.granularity].cycle
-    metric = number % series.values.shape[1]
-    own, before, week = (series.values[day - lag : day - lag + phases] for lag in (0, phases, cycle))
-    own, before, week = (_filled(part[:, metric]) for part in (own, before, week))
-    days = np.repeat(series.values[None, day : day + phases], len(FAULTS), axis=0)
-    for k, fault in enumerate(FAULTS.values()):
-        days[k, :, metric] = fault(own, before, week)
-    return days
+def trials_of(series: MetricSeries) -> Trials:
+    """Which day has which fault, and in which metric, follows from their numbers alone. Raises NotEnoughHistory."""
+    days, faults = held_out(series), list(FAULTS.values())
+    rhythm, first, m = RHYTHMS[series.granularity], int(days[0]), series.values.shape[1]
+    passes = np.repeat(series.values[None, first:], EVERY * ROUNDS, axis=0)
+    kind = np.full((len(passes), len(days)), -1)
+    for p in range(len(passes)):
+        for i in range(p % EVERY, len(days), EVERY):
+            kind[p, i] = (i + (p // EVERY) * (len(faults) // ROUNDS)) % len(faults)
+            place, metric = int(days[i]), (i + p) % m
+            own, before, week = (_filled(series.values[place - lag : place - lag + rhythm.phases, metric])
+                                 for lag in (0, rhythm.phases, rhythm.cycle))
+            passes[p, place - first : place - first + rhythm.phases, metric] = faults[kind[p, i]](own, before, week)
+    return Trials(first, passes, kind, days)
 
 
-def filter_trials(series: MetricSeries) -> tuple[Trials, FloatArray]:
-    """The hypothesis filter's log odds, and those of all held-out buckets (k, m)."""
-    rhythm, days = RHYTHMS[series.granularity], held_out(series)
-    state = Filter.begin(series.values[: rhythm.setup], series.start, rhythm)
-    begins = {int(day): number for number, day in enumerate(days)}
-    usual, found = [], []
-    for i, row in enumerate(series.values):
-        if i in begins:
-            trial = faulted(series, i, begins[i])
-            ahead = state.repeated(len(FAULTS))
-            steps = [ahead.step(trial[:, phase].ravel()).log_odds for phase in range(rhythm.phases)]
-            found.append(np.array(steps).reshape(rhythm.phases, len(FAULTS), -1))
-        step = state.step(row)
-        if i >= days[0]:
-            usual.append(step.log_odds)
-    return _trials(series, days, np.array(usual), np.stack(found)), np.array(usual)
+def filter_evidence(series: MetricSeries, trials: Trials) -> tuple[FloatArray, FloatArray]:
+    """The hypothesis filter's log odds: (n, m) of the held-out part as it was, (p, n, m) of the passes."""
+    state = Filter.begin(series.values[: RHYTHMS[series.granularity].setup], series.start, RHYTHMS[series.granularity])
+    for row in series.values[: trials.first]:
+        state.step(row)
+    every = np.concatenate([series.values[None, trials.first :], trials.passes])
+    ahead = state.repeated(len(every))
+    odds = np.array([ahead.step(rows.ravel()).log_odds for rows in every.swapaxes(0, 1)])
+    odds = odds.reshape(len(odds), len(every), -1).swapaxes(0, 1)
+    return odds[0], odds[1:]
 
 
-def lstm_trials(series: MetricSeries, effort: Effort) -> tuple[Trials, FloatArray, FloatArray]:
-    """The same of an LSTM fitted on what came before the first held-out day, and its errors (k, lead, m)."""
-    days = held_out(series)
-    model = sequence_lstm.fit(series.values[: days[0]], series.start, series.granularity, effort)
+def lstm_evidence(series: MetricSeries, trials: Trials, effort: Effort) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The same of an LSTM fitted on what came before, of passes when they are read alone; and its errors (n, lead, m)."""
+    first = trials.first
+    model = sequence_lstm.fit(series.values[:first], series.start, series.granularity, effort)
     hidden = sequence_lstm.hidden_by_jax(model)
-    ends = np.arange(int(days[0]), len(series.values))
+    ends = np.arange(first, len(series.values))
     errors = sequence_lstm.errors_of(model, series.values, series.start, ends)
     model = sequence_lstm.with_errors(model, errors)
 
@@ -125,64 +123,52 @@ def lstm_trials(series: MetricSeries, effort: Effort) -> tuple[Trials, FloatArra
         judged: FloatArray = model.judge(np, time, windows, hidden)["raw"]
         return np.where(np.isfinite(values[at]), judged, np.nan)
 
-    phases, places = RHYTHMS[series.granularity].phases, _read_at(series)
-    found = []
-    for number, day in enumerate(days.tolist()):
-        values = series.values[: day + phases].copy()
-        kinds = np.full((phases, len(FAULTS), values.shape[1]), np.nan)
-        for k, trial in enumerate(faulted(series, day, number)):
-            values[day:] = trial
-            kinds[places, k] = raw(values, day + places)
-        found.append(kinds)
-    usual = raw(series.values, ends)
-    return _trials(series, days, usual, np.stack(found)), usual, errors
+    read = _read_at(series, trials).ravel()
+    passes = np.full(trials.passes.shape, np.nan)
+    for found, changed in zip(passes, trials.passes, strict=True):
+        found[read] = raw(np.concatenate([series.values[:first], changed]), first + read)
+    return raw(series.values, ends), passes, errors
 
 
-def judged(trials: Trials, usual: FloatArray) -> tuple[Scores, Calibration]:
-    """Calibrated scores of the trials, and the calibration made of all held-out buckets. Raises NotEnoughHistory."""
-    odd = np.arange(len(trials.days)) % 2 == 1
-    normal = np.full(trials.normal.shape[:2], np.nan)
-    faulty = np.full(trials.faulty.shape[:3], np.nan)
+def judged(series: MetricSeries, trials: Trials, usual: FloatArray, passes: FloatArray) -> tuple[Scores, Calibration]:
+    """Calibrated scores, a row for each day and time that is read, and the calibration made of all held-out buckets.
+
+    Of a normal day one pass counts, drawn among those in which it has no fault; of a fault every pass that has it, at the
+    times when it has changed anything. Raises NotEnoughHistory.
+    """
+    read = _read_at(series, trials)
+    day = np.searchsorted(trials.days, trials.first + np.arange(len(usual)), side="right") - 1
+    odd = day % 2 == 1
+    scores = np.full(passes.shape[:2], np.nan)
     for own in (odd, ~odd):
-        score = _scorer(Calibration.fit(_rows(trials, usual, ~own).ravel()))
-        normal[own], faulty[own] = score(trials.normal[own]), score(trials.faulty[own])
-    faulty = np.where(trials.changed, faulty, np.nan)
-    rows = normal.size
-    return Scores(normal.reshape(rows), faulty.reshape(rows, -1)), Calibration.fit(usual.ravel())
+        surprise = Calibration.fit(usual[~own].ravel()).surprise(np, passes[:, own])
+        scores[:, own] = score_of(combined(surprise.reshape(-1, passes.shape[2]))[0]).reshape(len(passes), -1)
+
+    rng = np.random.default_rng(0)
+    normal, faulty = [], []
+    for i, places in enumerate(read):
+        clean = rng.choice(np.flatnonzero(trials.kind[:, i] < 0))
+        normal.append(scores[clean, places])
+        row = np.full((len(places), len(FAULTS)), np.nan)
+        for p in np.flatnonzero(trials.kind[:, i] >= 0).tolist():
+            row[:, trials.kind[p, i]] = np.where(_changed(series, trials, p, i, places), scores[p, places], np.nan)
+        faulty.append(row)
+    return Scores(np.concatenate(normal), np.concatenate(faulty)), Calibration.fit(usual.ravel())
 
 
-def _rows(trials: Trials, usual: FloatArray, days: Any) -> FloatArray:
-    """The buckets of some of the held-out days."""
-    first, ends = int(trials.days[0]), np.append(trials.days[1:], trials.days[0] + len(usual))
-    chosen = [usual[begin - first : end - first] for begin, end, taken in zip(trials.days, ends, days, strict=True) if taken]
-    return np.concatenate(chosen)
+def _changed(series: MetricSeries, trials: Trials, p: int, day: int, places: IntArray) -> Any:
+    """(r,) whether the fault of a pass has changed anything of its day by then."""
+    begin = int(trials.days[day]) - trials.first
+    own = series.values[trials.first :]
+    return [not np.allclose(trials.passes[p, begin : place + 1], own[begin : place + 1], equal_nan=True) for place in places]
 
 
-def _scorer(calibration: Calibration) -> Callable[[FloatArray], FloatArray]:
-    def score(raw: FloatArray) -> FloatArray:
-        surprise = calibration.surprise(np, raw).reshape(-1, raw.shape[-1])
-        return score_of(combined(surprise)[0]).reshape(raw.shape[:-1])
-
-    return score
-
-
-def _trials(series: MetricSeries, days: IntArray, usual: FloatArray, found: FloatArray) -> Trials:
-    """usual (k, m) from the first held-out day on; found (d, phases, kinds, m)."""
-    places = _read_at(series)
-    at = days[:, None] + places
-    same = np.stack([[_unchanged(trial, series.values[day : day + place + 1]) for place in places.tolist()]
-                     for day, trial in ((day, faulted(series, day, i)) for i, day in enumerate(days.tolist()))])
-    return Trials(usual[at - days[0]], found[:, places], ~same, days)
-
-
-def _unchanged(trial: FloatArray, day: FloatArray) -> Any:
-    """(kinds, phases, m) against (p, m) the day so far -> (kinds,)."""
-    return np.isclose(trial[:, : len(day)], day, equal_nan=True).all(axis=(1, 2))
-
-
-def _read_at(series: MetricSeries) -> IntArray:
+def _read_at(series: MetricSeries, trials: Trials) -> IntArray:
+    """(d, r) places in the held-out part."""
     phases = RHYTHMS[series.granularity].phases
-    return np.unique([max(round(share * phases) - 1, 0) for share in READ_AT])
+    times = np.unique([max(round(share * phases) - 1, 0) for share in READ_AT])
+    places: IntArray = trials.days[:, None] - trials.first + times
+    return places
 
 
 def _filled(column: FloatArray) -> FloatArray:

@@ -130,7 +130,7 @@ def fit(values: FloatArray, start: int, granularity: str, effort: Effort | None 
         return jnp.sum(known * optax.huber_loss(forecast, y)) / jnp.maximum(jnp.sum(known), 1.0)
 
     batch = min(effort.batch, len(ends))
-    steps = effort.epochs * (len(ends) // batch)
+    steps = max(effort.epochs * (len(ends) // batch), 1)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(effort.rate, steps)))
 
     @jax.jit  # type: ignore[untyped-decorator]
