@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import BaseModel
-
 from detectors.directory import detector
 from shared.catalogue import Catalogue
-from shared.contract import Answer, Input, parse
+from shared.contract import Answer, DetectOptions, Input, parse
+from shared.contract_tables import with_defaults
 from shared.errors import ServiceError
 from shared.queues import LONGEST_BYTES, Queues
 from shared.settings import Settings
+from shared.tables import Tables
 
 # As often as host.json lets a message be tried (`maxDequeueCount`).
 TRIES: Final = 5
@@ -29,8 +29,8 @@ TRIES: Final = 5
 BLOB_POISON: Final = "webjobs-blobtrigger-poison"
 LONGEST_REASON: Final = 2_000
 # What of a long answer stays in its message.
-_SHORT: Final = ("message_id", "source", "detector", "table_id", "request_id", "timestamp", "status", "reason", "is_anomaly",
-                 "severity", "confidence", "expected_range", "message")
+_SHORT: Final = ("message_id", "source", "result", "detector", "table_id", "request_id", "timestamp", "status", "reason",
+                 "is_anomaly", "severity", "confidence", "expected_range", "message")
 
 
 class Message(Input):
@@ -47,14 +47,20 @@ class Judged:
     observation: str | None
 
 
-def judge(message: bytes, catalogue: Catalogue, now: datetime) -> Judged:
+def judge_message(message: bytes, catalogue: Catalogue, tables: Tables, now: datetime) -> Judged:
     """The answer to a message.
 
     Raises InvalidJson, InvalidRequest, NotFound for a detector that is none, and what its `detect` raises.
     """
     body = plain(message)
-    asked = detector(parse(Message, body).detector)
-    request = parse(asked.request, body)
+    kind = parse(Message, body).detector
+    return judge(kind, parse(detector(kind).request, body), catalogue, tables, now)
+
+
+def judge(kind: str, request: DetectOptions, catalogue: Catalogue, tables: Tables, now: datetime) -> Judged:
+    """The answer of detector `kind`, what its table's settings say being taken for granted."""
+    asked = detector(kind)
+    request = with_defaults(request, tables.get(request.table_id) if request.table_id else None, kind)
     answer = asked.detect(request, catalogue, now)
     return Judged(answer, asked.observation(request, answer, catalogue, now))
 
@@ -69,20 +75,22 @@ def plain(message: bytes) -> bytes:
         return message
 
 
-def result_message(result: Mapping[str, Any], name: str, catalogue: Catalogue) -> str:
-    """A result as the text of a message; of one that is too long, what matters and where the rest is: blob `name`."""
-    if len(text := json.dumps(result, separators=(",", ":"))) <= LONGEST_BYTES:
-        return text
-    container = catalogue.settings.results_container
-    catalogue.blobs.put(container, name, text.encode())
-    short = {key: result[key] for key in _SHORT if key in result}
-    return json.dumps({**short, "result": f"{container}/{name}"})
+def answer_message(answer: Answer, message_id: str, catalogue: Catalogue) -> str:
+    """The message on the results queue: the answer as its route gives it, with the id of the message that asked.
 
-
-def answer_message(answer: BaseModel, message_id: str, catalogue: Catalogue) -> str:
-    """The message on the results queue: the answer as its route gives it, with the id of the message that asked."""
+    One that is too long lies in a blob, and the message says where, and what matters most.
+    """
     result = {"message_id": message_id, **answer.model_dump(mode="json")}
-    return result_message(result, f"{catalogue.settings.answers_queue}/{message_id}.json", catalogue)
+    if len(text := json.dumps(result)) <= LONGEST_BYTES:
+        return text
+    container, name = catalogue.settings.results_container, f"{catalogue.settings.answers_queue}/{message_id}.json"
+    catalogue.blobs.put(container, name, text.encode())
+    return json.dumps({**short(result), "result": f"{container}/{name}"})
+
+
+def short(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an answer goes into a message that cannot hold all of it."""
+    return {key: result[key] for key in _SHORT if key in result}
 
 
 def bury(message: bytes, message_id: str, error: Exception, queues: Queues, catalogue: Catalogue) -> None:

@@ -1,12 +1,15 @@
 """The queue door: what becomes of a message, without a host and through one."""
 
+import gzip
 import json
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.blob import BlobBlock, BlobServiceClient
 from azure.storage.queue import QueueServiceClient
 
 from shared import doors
@@ -15,8 +18,10 @@ from shared.errors import InvalidJson, InvalidRequest, NotFound, ServiceError
 from shared.history import STATUSES
 from shared.queues import LONGEST_BYTES, Queues
 from shared.settings import Settings
+from shared.tables import Tables
 from tests.catalogues import promote
 from tests.conftest import ACCOUNTS, ROOT
+from tests.test_drops import NESTED
 from tests.test_service import counts, eventually
 from tools.azurite import Azurite
 from tools.local_host import LocalHost
@@ -33,12 +38,16 @@ def asked(**fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def catalogue(storage: str) -> Catalogue:
-    return Catalogue(Settings(connection_string=storage, recheck_seconds=0))
+    return Catalogue(Settings(connection_string=storage, recheck_seconds=0, tables_table="described"))
+
+
+def judge(catalogue: Catalogue, message: bytes) -> doors.Judged:
+    return doors.judge_message(message, catalogue, Tables(catalogue.history, catalogue.settings.tables_table, 0), NOW)
 
 
 @pytest.mark.parametrize("encode", [bytes, b64encode, lambda body: b" " + body], ids=["plain", "base64", "white space"])
 def test_a_message_is_read_as_json_and_as_json_in_base64(catalogue: Catalogue, encode: Any) -> None:
-    judged = doors.judge(encode(json.dumps(asked(request_id="r-1")).encode()), catalogue, NOW)
+    judged = judge(catalogue, encode(json.dumps(asked(request_id="r-1")).encode()))
 
     assert judged.answer.is_anomaly and judged.answer.request_id == "r-1"
     assert json.loads(judged.observation or "")["status"] == "anomaly"
@@ -60,9 +69,16 @@ def test_a_message_is_read_as_json_and_as_json_in_base64(catalogue: Catalogue, e
 def test_a_message_that_no_retry_would_help_is_refused(catalogue: Catalogue, message: bytes, error: type[ServiceError],
                                                        target: str | None) -> None:
     with pytest.raises(error) as refused:
-        doors.judge(message, catalogue, NOW)
+        judge(catalogue, message)
 
     assert refused.value.status < 500 and refused.value.target == target
+
+
+def test_what_is_said_about_a_table_counts_where_the_message_says_nothing(catalogue: Catalogue) -> None:
+    Tables(catalogue.history, catalogue.settings.tables_table, 0).put("orders", {"settings": {"direction": "spike"}})
+
+    assert not judge(catalogue, json.dumps(asked()).encode()).answer.is_anomaly
+    assert judge(catalogue, json.dumps(asked(direction="both")).encode()).answer.is_anomaly
 
 
 def test_the_poison_queue_keeps_the_message_with_the_reason(catalogue: Catalogue) -> None:
@@ -99,7 +115,7 @@ def test_a_fault_of_the_service_has_its_name_on_the_poison_queue(catalogue: Cata
 
 
 def test_an_answer_too_long_for_a_message_lies_in_a_blob_that_the_message_names(catalogue: Catalogue) -> None:
-    answer = doors.judge(json.dumps(asked(request_id="r-1")).encode(), catalogue, NOW).answer
+    answer = judge(catalogue, json.dumps(asked(request_id="r-1")).encode()).answer
     answer.warnings = ["w" * 1000] * 70
 
     told = json.loads(text := doors.answer_message(answer, "m-1", catalogue))
@@ -133,6 +149,7 @@ class Door:
         self.catalogue = Catalogue(Settings(connection_string=connection_string, recheck_seconds=0))
         self.queues = Queues(self.catalogue.settings)
         self._raw = QueueServiceClient.from_connection_string(connection_string)
+        self._blobs = BlobServiceClient.from_connection_string(connection_string)
         self._seen: dict[str, list[dict[str, Any]]] = {}
 
     def send(self, message: str | dict[str, Any]) -> None:
@@ -147,6 +164,26 @@ class Door:
         """(count, status) of every point in a table's history."""
         series = self.catalogue.history.read("volume", table_id)
         return [(float(v), STATUSES[int(s)]) for v, s in zip(series.values, series.status, strict=True)]
+
+    def drop(self, name: str, content: bytes) -> None:
+        container = self._blobs.get_container_client("profiles")
+        if not container.exists():
+            container.create_container()
+        container.upload_blob(name, content)
+
+    def drop_large(self, name: str, megabytes: int) -> None:
+        """A file of so many million bytes, all of them the same block."""
+        blob = self._blobs.get_blob_client("profiles", name)
+        blob.stage_block("block", b"1" * 1_000_000)
+        blob.commit_block_list([BlobBlock("block")] * megabytes)
+
+    def content(self, container: str, name: str) -> bytes:
+        return bytes(self._blobs.get_blob_client(container, name).download_blob().readall())
+
+    def peak_megabytes(self) -> float:
+        """The most memory the host and its worker, one process here, ever had."""
+        status = Path(f"/proc/{self.host.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     def messages(self, queue: str, field: str, value: Any, count: int = 1) -> list[dict[str, Any]]:
         """The messages on a queue whose `field` is `value`, once there are `count` of them."""
@@ -165,7 +202,8 @@ class Door:
 @pytest.fixture(scope="module")
 def door(azurite: Azurite) -> Iterator[Door]:
     account = azurite.connection_string(ACCOUNTS[-3])
-    with LocalHost(APP, {"AzureWebJobsStorage": account, "DATA_STORAGE": account}) as host:
+    settings = {"AzureWebJobsStorage": account, "DATA_STORAGE": account, "DROP_MAX_BYTES": str(64 * 2**20)}
+    with LocalHost(APP, settings) as host:
         yield Door(account, host)
 
 
@@ -245,3 +283,41 @@ def test_a_malformed_message_of_64_kib_is_kept_whole(door: Door) -> None:
     kept = next(k for k in door.messages("detect-requests-poison", "message", None) if k["message_blob"])
     container, _, name = kept["message_blob"].partition("/")
     assert door.catalogue.blobs.get(container, name).data == b'{"' * 2**15  # type: ignore[union-attr]
+
+
+def test_a_dropped_file_is_judged_and_its_result_lies_beside_it(door: Door) -> None:
+    door.drop("dropped/2026-07-06.csv.gz", gzip.compress(b"id,city\n" + b"1,Ulm\n" * 50))
+
+    told = door.messages("detect-results", "source", "profiles/dropped/2026-07-06.csv.gz", count=2)
+
+    assert {m["detector"] for m in told} == {"distribution", "volume"}
+    result = json.loads(door.content("results", "dropped/2026-07-06.csv.gz.json"))
+    assert {a["detector"]: a["table_id"] for a in result["answers"]} == {"distribution": "dropped", "volume": "dropped"}
+    assert eventually(lambda: door.kept("dropped")) == [(50.0, "ok")]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("empty.csv", b"", "empty"),
+    ("nested.parquet", NESTED, "nested"),
+    ("bomb.csv.gz", gzip.compress(bytes(32 * 2**20)) * 40, "unpacked"),
+    ("odd name.txt", b"hello", ".csv"),
+])
+def test_a_dropped_file_that_cannot_be_read_is_reported_and_left_where_it_was(door: Door, name: str, content: bytes,
+                                                                              words: str) -> None:
+    door.drop(f"unreadable/{name}", content)
+
+    [told] = door.messages("detect-results", "source", f"profiles/unreadable/{name}")
+
+    assert words in told["error"]["message"]
+    assert json.loads(door.content(*told["result"].split("/", 1)))["error"] == told["error"]
+    assert door.content("profiles", f"unreadable/{name}") == content
+
+
+def test_a_file_of_200_mb_is_refused_and_the_worker_stays_small(door: Door) -> None:
+    before = door.peak_megabytes()
+
+    door.drop_large("huge/table.csv", 200)
+
+    [told] = door.messages("detect-results", "source", "profiles/huge/table.csv")
+    assert told["error"]["message"] == "The file has 200,000,000 bytes; at most 67,108,864 are read."
+    assert door.peak_megabytes() - before < 100
