@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -21,6 +21,7 @@ from detectors.pattern_answer import answered, silent
 from detectors.pattern_column import Batch, Column
 from detectors.pattern_history import DETECTOR, merged, recent_batches, series_key, series_name, slug, tally_of, told, usable
 from detectors.pattern_judge import report
+from detectors.tally import Tally
 from shared.cache import Cache
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import Status
@@ -33,6 +34,7 @@ from shared.recent_documents import RecentDocuments
 # A queue message ends at 64 KiB in base64. A batch of thousands of shapes is longer, and is kept at once.
 LONGEST_MESSAGE = 45_000
 COLUMNS_BYTES = 64 * 2**20
+BASELINE_WORDS = "its learnt formats"
 
 
 def model_name(table_id: str, column: str = "value") -> str:
@@ -51,15 +53,7 @@ def detect(request: PatternRequest, catalogue: Catalogue, now: datetime) -> Patt
     moment = _moment(request)
     history, said = told(request.historical_data, request.timezone or "UTC", moment)
     known = _look_up(request, catalogue, history, moment or now)
-    threshold = threshold_of(request)
-    if known.column is None or not batch.rows:
-        answer = silent(request, batch, known.column, known.rows, moment)
-    else:
-        found = report(batch, known.column, known.model.artefact if known.model else None, threshold)
-        answer = answered(request, batch, known.column, found, threshold, moment)
-        if known.model:
-            answer.model = model_use(known.model)
-    answer.history.excluded = known.excluded
+    answer = _evaluate(request, batch, known, moment)
     answer.warnings = [*known.warnings, *warnings, *said]
     answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
     return answer
@@ -110,6 +104,19 @@ def load(rows: Sequence[PatternObservation], catalogue: Catalogue) -> None:
         _memory(catalogue).batches.forget(series_key(row.table_id, row.column))
 
 
+def replay(request: PatternRequest, catalogue: Catalogue, points: int) -> Iterator[PatternAnswer]:
+    """The verdicts on the last `points` batches, each with nothing but the batches before it. Raises as `detect`."""
+    memory, table_id = _memory(catalogue), request.table_id
+    model, warnings = find_model(request, _name(request), catalogue, BASELINE_WORDS, bool(request.historical_data))
+    recent = memory.batches.of(series_key(table_id, request.column)).rows() if table_id else []
+    batches = merged(usable(recent)[0], told(request.historical_data, request.timezone or "UTC", None)[0])
+    for i in range(max(len(batches) - points, 0), len(batches)):
+        known = _of_model(memory, model, warnings) if model else _learnt(memory, batches[:i], 0, warnings)
+        answer = _evaluate(request, batches[i].tally, known, batches[i].timestamp)
+        answer.warnings = list(known.warnings)
+        yield answer
+
+
 @dataclass(frozen=True, slots=True)
 class _Memory:
     """What a worker keeps of the columns it is asked about: their batches, and what was learnt of each, by what from."""
@@ -134,12 +141,9 @@ class _Known:
 
 def _look_up(request: PatternRequest, catalogue: Catalogue, history: Sequence[Batch], before: datetime) -> _Known:
     table_id, memory = request.table_id, _memory(catalogue)
-    name = model_name(table_id, request.column) if table_id else None
-    model, warnings = find_model(request, name, catalogue, "its learnt formats", bool(history))
+    model, warnings = find_model(request, _name(request), catalogue, BASELINE_WORDS, bool(history))
     if model is not None:
-        card = model.artefact.card
-        column = memory.column(model.sha256, lambda: Column.from_json(card["column"]))
-        return _Known(column, column.rows if column else 0, model, warnings=warnings)
+        return _of_model(memory, model, warnings)
     excluded = 0
     if table_id is not None:
         try:
@@ -154,8 +158,34 @@ def _look_up(request: PatternRequest, catalogue: Catalogue, history: Sequence[Ba
                 raise
             if not warnings:
                 warnings.append("Storage does not answer: stored history was left out.")
-    learnt = memory.column(tuple((batch.timestamp, batch.tally.key) for batch in history), lambda: Column.of(history))
-    return _Known(learnt, sum(batch.tally.rows for batch in history), None, excluded, warnings)
+    return _learnt(memory, history, excluded, warnings)
+
+
+def _of_model(memory: _Memory, model: Loaded, warnings: Sequence[str]) -> _Known:
+    column = memory.column(model.sha256, lambda: Column.from_json(model.artefact.card["column"]))
+    return _Known(column, column.rows if column else 0, model, warnings=warnings)
+
+
+def _learnt(memory: _Memory, history: Sequence[Batch], excluded: int, warnings: Sequence[str]) -> _Known:
+    column = memory.column(tuple((batch.timestamp, batch.tally.key) for batch in history), lambda: Column.of(history))
+    return _Known(column, sum(batch.tally.rows for batch in history), None, excluded, warnings)
+
+
+def _evaluate(request: PatternRequest, batch: Tally, known: _Known, moment: datetime | None) -> PatternAnswer:
+    threshold = threshold_of(request)
+    if known.column is None or not batch.rows:
+        answer = silent(request, batch, known.column, known.rows, moment)
+    else:
+        found = report(batch, known.column, known.model.artefact if known.model else None, threshold)
+        answer = answered(request, batch, known.column, found, threshold, moment)
+        if known.model:
+            answer.model = model_use(known.model)
+    answer.history.excluded = known.excluded
+    return answer
+
+
+def _name(request: PatternRequest) -> str | None:
+    return model_name(request.table_id, request.column) if request.table_id else None
 
 
 def _moment(request: PatternRequest) -> datetime | None:

@@ -53,8 +53,10 @@ class Tally:
         """From counts by shape, and how many of the keys were none: they are turned into shapes, like values."""
         safe: dict[str, int] = {}
         changed = 0
-        for shape, count in counts.items():
-            own = shape if is_shape(shape) else _mark(shape) or shapes.masks([shape])[0]
+        texts = [key.removeprefix(DOUBLED) for key in counts]
+        for (shape, count), text, mask in zip(counts.items(), texts, shapes.masks(texts), strict=True):
+            known = shape in (EMPTY, PLACEHOLDER) or (text == mask and text)
+            own = shape if known else _mark(shape) or shapes.masks([shape])[0]
             changed += own != shape
             if count:
                 safe[own] = safe.get(own, 0) + count
@@ -84,14 +86,6 @@ def shapes_of(values: Sequence[str]) -> list[str]:
     # Most values are neither short enough for a placeholder nor begin with what their middle begins with.
     return [mask if len(text) > LONGEST_PLACEHOLDER + 8 and text[0] != text[len(text) // 2] and text[0] != " "
             else _mark(text) or mask for text, mask in zip(values, shapes.masks(values), strict=True)]
-
-
-def is_shape(text: str) -> bool:
-    """Is this a mask or a mark, or might it be a value?"""
-    if text in (EMPTY, PLACEHOLDER):
-        return True
-    mask = text.removeprefix(DOUBLED)
-    return shapes.masks([mask]) == [mask] and bool(mask)
 
 
 def plain(shape: str) -> str:

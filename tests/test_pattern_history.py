@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from detectors import pattern
 from detectors.pattern_history import series_name, slug
-from detectors.tally import Tally, is_shape
+from detectors.tally import Tally
 from shared.catalogue import Catalogue
 from shared.contract import parse
 from shared.contract_pattern import PatternAnswer, PatternObservation
@@ -129,7 +129,7 @@ def test_only_shapes_are_stored_and_sent(catalogue) -> None:
     pattern.observe(message.encode(), catalogue.history)
     [(_, document, _)] = Documents(catalogue.history).read(series_name("id"), "orders")
 
-    assert document["rows"] == 68 and all(is_shape(shape) for shape in document["patterns"])
+    assert document["rows"] == 68 and Tally.of_counts(document["patterns"]) == (Tally(document["patterns"]), 0)
     kept = message + json.dumps(document, ensure_ascii=False)
     assert not [text for text in ("Zaphod", "Beeble", "galaxy", "4111", "Trillian", "mega", "Fjord", "Ford") if text in kept]
 
@@ -169,6 +169,20 @@ def test_batches_loaded_in_bulk_are_history(catalogue) -> None:
     after, _ = judge(catalogue, column="id", values=orders(50), timestamp=day(9).isoformat())
 
     assert (before.status, after.status, after.history.points) == ("learning", "evaluated", 5)
+
+
+def test_the_past_is_judged_again_batch_by_batch_with_nothing_but_what_was_before(catalogue) -> None:
+    for n in range(12):
+        bad = ["ord_48213"] * (20 if n == 9 else 0)
+        _, message = judge(catalogue, column="id", values=[*orders(100, seed=n), *bad], timestamp=day(n).isoformat())
+        assert message is not None
+
+    told = [{"timestamp": day(12).isoformat(), "values": orders(100, seed=12)}]
+    answers = list(pattern.replay(request(table_id="orders", column="id", values=[], historical_data=told), catalogue, 12))
+
+    assert [a.timestamp for a in answers] == [day(n).isoformat().replace("+00:00", "Z") for n in range(1, 13)]
+    assert [a.is_anomaly for a in answers] == [n == 9 for n in range(1, 13)]
+    assert [a.history.points for a in answers] == list(range(1, 13))
 
 
 def test_with_storage_down_the_request_s_own_history_answers_and_says_so() -> None:
