@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
+from detectors import onnx_file
 from shared.errors import ModelUnavailable
 
 SCHEMA = 1
@@ -24,6 +27,9 @@ PROBE_TOLERANCE = 1e-9
 # What a session keeps in memory, measured with the arena off: a file's first 64 KiB are mostly graph, which grows about
 # 33-fold, the rest mostly weights, which double.
 SESSION_BYTES, GRAPH_BYTES, GRAPH_GROWTH, WEIGHT_GROWTH = 64 * 1024, 64 * 1024, 33, 2
+
+# Files that share a session keep their parameters and their card, about as much as the file itself.
+SESSIONS_KEPT = 32
 
 _DTYPES = {"tensor(double)": np.float64, "tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 # ONNX Runtime's errors have no common base of their own.
@@ -39,7 +45,8 @@ class UnusableArtefact(ModelUnavailable):
 class Artefact:
     """A loaded model. `run` may be called from any thread; `size_bytes` is about what it keeps in memory.
 
-    `card` is the trainer's, without the probe.
+    `card` is the trainer's, without the probe. Models that differ in their parameters alone compute with one session: loading
+    one more of a kind costs about a millisecond and little memory.
     """
 
     card: Mapping[str, Any]
@@ -47,26 +54,29 @@ class Artefact:
     outputs: tuple[str, ...]
     size_bytes: int
     _session: ort.InferenceSession
+    _parameters: Mapping[str, NDArray[np.float64]]
 
     @classmethod
     def load(cls, payload: bytes, *, sha256: str | None = None) -> Self:
         """From the bytes of the file: nothing outside it is read. Raises UnusableArtefact with the reason."""
         if sha256 is not None and hashlib.sha256(payload).hexdigest() != sha256:
             raise UnusableArtefact("The model's SHA-256 is not the one it was published with.")
-        try:
-            session = ort.InferenceSession(payload, _options(), providers=["CPUExecutionProvider"])
-        except _NATIVE_ERRORS as error:
-            raise UnusableArtefact(f"The model cannot be loaded: {_first_line(error)}") from error
-        card = _card(session.get_modelmeta().custom_metadata_map)
+        parts = onnx_file.parts(payload)
+        session, is_new = _sessions.of(payload, parts.skeleton if parts else None)
+        parameters = parts.parameters if parts else {}
+        text = session.get_modelmeta().custom_metadata_map.get("card") if parts is None else parts.metadata.get("card")
+        card = _card(text)
         probe = card.pop("probe")
+        size = _memory(len(payload)) if is_new else len(payload)
         artefact = cls(card, tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs()),
-                       _memory(len(payload)), session)
+                       size, session, parameters)
         artefact._replay(probe)
         return artefact
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Every output by its name; of `feeds` only what the model declares. Raises KeyError for an input not given."""
-        values = self._session.run(self.outputs, {name: feeds[name] for name in self.inputs})
+        own = {name: feeds[name] for name in self.inputs}
+        values = self._session.run(self.outputs, {**self._parameters, **own} if self._parameters else own)
         return dict(zip(self.outputs, values, strict=True))
 
     @property
@@ -91,6 +101,38 @@ class Artefact:
                 raise UnusableArtefact(f"The model's probe gives another {name} here than in training.")
 
 
+class _Sessions:
+    """The latest sessions of files that differ in their parameters alone. May be used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: OrderedDict[bytes, ort.InferenceSession] = OrderedDict()
+
+    def of(self, payload: bytes, skeleton: bytes | None) -> tuple[ort.InferenceSession, bool]:
+        """A session for the file, and whether it had to be made. Raises UnusableArtefact."""
+        if skeleton is None:
+            return _session(payload), True
+        with self._lock:
+            kept = self._kept.get(skeleton)
+            if kept is not None:
+                self._kept.move_to_end(skeleton)
+                return kept, False
+            session = self._kept[skeleton] = _session(payload)
+            if len(self._kept) > SESSIONS_KEPT:
+                self._kept.popitem(last=False)
+            return session, True
+
+
+_sessions = _Sessions()
+
+
+def _session(payload: bytes) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(payload, _options(), providers=["CPUExecutionProvider"])
+    except _NATIVE_ERRORS as error:
+        raise UnusableArtefact(f"The model cannot be loaded: {_first_line(error)}") from error
+
+
 def _memory(payload_bytes: int) -> int:
     graph = min(payload_bytes, GRAPH_BYTES)
     return SESSION_BYTES + GRAPH_GROWTH * graph + WEIGHT_GROWTH * (payload_bytes - graph)
@@ -101,10 +143,10 @@ def _equal(got: NDArray[Any], wanted: NDArray[np.float64]) -> bool:
     return bool(np.allclose(got, wanted, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE, equal_nan=True))
 
 
-def _card(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _card(text: str | None) -> dict[str, Any]:
     try:
-        card = dict(json.loads(metadata["card"]))
-    except (KeyError, TypeError, ValueError) as error:
+        card = dict(json.loads(text or ""))
+    except (TypeError, ValueError) as error:
         raise UnusableArtefact(f"The model has no card that can be read: {error!r}") from error
     if missing := [field for field in ("schema", "algorithm", "probe") if field not in card]:
         raise UnusableArtefact(f"The model's card has no {' and no '.join(missing)}.")

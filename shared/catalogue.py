@@ -14,7 +14,7 @@ from shared.cache import Cache
 from shared.door import Door
 from shared.errors import ModelNotFound, ModelUnavailable
 from shared.history import History, Point, Series
-from shared.registry import Champion, CorruptArtefact, Manifest, Promotion, Registry
+from shared.registry import Champion, CorruptArtefact, Promotion, Registry
 from shared.settings import Settings
 
 # A champion that was refused is tried again after this long, or as soon as the pointer moves.
@@ -37,7 +37,6 @@ class Loaded:
     version: str
     sha256: str
     artefact: Artefact
-    manifest: Manifest
     stale: str | None = None
 
 
@@ -172,11 +171,8 @@ class Catalogue:
         return None
 
     def _load(self, name: str, promotion: Promotion) -> Loaded:
-        manifest = self.registry.manifest(name, promotion.version)
-        if manifest.sha256 != promotion.sha256:
-            raise CorruptArtefact(f"The manifest of {name} {promotion.version} is not the one that was promoted.")
-        artefact = Artefact.load(self.registry.payload(manifest))
-        return Loaded(name, promotion.version, promotion.sha256, artefact, manifest)
+        artefact = Artefact.load(self.registry.promoted(name, promotion))
+        return Loaded(name, promotion.version, promotion.sha256, artefact)
 
     def _refusing(self, known: _Slot, etag: str | None, version: str | None, reason: str) -> _Slot:
         loaded = known.loaded and replace(known.loaded, stale=reason)

@@ -167,16 +167,28 @@ class Registry:
         path = f"{_folder(manifest.name, manifest.version)}/model.onnx"
         if manifest.size > MAX_ARTEFACT_BYTES:
             raise CorruptArtefact(f"{path} claims {manifest.size:,} bytes, more than {MAX_ARTEFACT_BYTES:,}.")
+        data = self._file(path, manifest.size)
+        if len(data) != manifest.size:
+            raise CorruptArtefact(f"{path} has {len(data):,} bytes instead of {manifest.size:,}.")
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            raise CorruptArtefact(f"{path} does not have the SHA-256 it was published with.")
+        return data
+
+    def promoted(self, name: str, promotion: Promotion) -> bytes:
+        """The file of a champion, as it was promoted: what answers needs no manifest. Raises CorruptArtefact."""
+        path = f"{_folder(name, promotion.version)}/model.onnx"
+        data = self._file(path, MAX_ARTEFACT_BYTES)
+        if hashlib.sha256(data).hexdigest() != promotion.sha256:
+            raise CorruptArtefact(f"{path} does not have the SHA-256 it was promoted with.")
+        return data
+
+    def _file(self, path: str, longest: int) -> bytes:
         try:
-            found = self._blobs.get(self._container, path, longest=manifest.size)
+            found = self._blobs.get(self._container, path, longest=longest)
         except PayloadTooLarge as error:
             raise CorruptArtefact(error.message) from error
         if found is None:
             raise CorruptArtefact(f"{path} is missing.")
-        if len(found.data) != manifest.size:
-            raise CorruptArtefact(f"{path} has {len(found.data):,} bytes instead of {manifest.size:,}.")
-        if hashlib.sha256(found.data).hexdigest() != manifest.sha256:
-            raise CorruptArtefact(f"{path} does not have the SHA-256 it was published with.")
         return found.data
 
     def versions(self, name: str) -> list[str]:

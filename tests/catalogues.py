@@ -31,9 +31,9 @@ class CountingRegistry(Registry):
 
     downloads = 0
 
-    def payload(self, manifest):
+    def promoted(self, name, promotion):
         self.downloads += 1
-        return super().payload(manifest)
+        return super().promoted(name, promotion)
 
 
 def counting(settings: Settings, clock: Clock) -> Catalogue:

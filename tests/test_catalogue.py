@@ -48,7 +48,7 @@ def test_the_champion_answers_with_its_version_hash_and_card(catalogue):
 
     manifest = catalogue.registry.manifest(NAME, "1")
     assert (loaded.name, loaded.version, loaded.sha256, loaded.stale) == (NAME, "1", manifest.sha256, None)
-    assert loaded.manifest.card == {"factor": 2.0}
+    assert manifest.card == {"factor": 2.0}
     assert factor(loaded) == 2.0
 
 

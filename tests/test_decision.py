@@ -14,7 +14,16 @@ import pytest
 from numpy.random import default_rng
 
 from training.calibration import Calibration
-from training.decision import build, export_forecaster, export_scorer, forecaster_scores, judged, run, scorer_scores
+from training.decision import (
+    build,
+    declared,
+    export_forecaster,
+    export_scorer,
+    forecaster_scores,
+    judged,
+    run,
+    scorer_scores,
+)
 from training.series import TrainingSeries
 
 CARD: dict[str, Any] = {"schema": 1, "detector": "volume", "algorithm": "toy", "window": 7, "factors": ["trend"]}
@@ -90,7 +99,7 @@ def card_of(model: bytes) -> dict[str, Any]:
 
 def feed(model: bytes, rows: dict[str, Any]) -> dict[str, Any]:
     """Only what the model declares, by name: the caller's part of the contract."""
-    return run(model, {entry.name: rows[entry.name] for entry in onnx.ModelProto.FromString(model).graph.input})
+    return run(model, {name: rows[name] for name in declared(model)})
 
 
 @pytest.mark.parametrize("kind", ["forecaster", "scorer"])
@@ -162,12 +171,10 @@ def test_the_card_carries_a_probe_with_a_gap_a_spike_and_a_nan_that_replays(
 
 
 def test_a_graph_declares_only_the_inputs_that_it_uses(forecaster: bytes, scorer: bytes) -> None:
-    declared = [
-        {entry.name for entry in onnx.ModelProto.FromString(model).graph.input} for model in (forecaster, scorer)
-    ]
+    inputs = [set(declared(model)) for model in (forecaster, scorer)]
     named = {entry.name for entry in onnx.ModelProto.FromString(forecaster).graph.output}
 
-    assert declared == [{"history", "value", "threshold"}] * 2
+    assert inputs == [{"history", "value", "threshold"}] * 2
     assert named == {"expected", "lower", "upper", "score", "effects"}
 
 

@@ -9,14 +9,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.random import default_rng
 
 from tests.counts import MONDAY, Graph, daily, hourly, served
 from training import arima, prophet_model, seasonal_decomposition
 from training.calibration import Calibration
-from training.decision import export_forecaster, forecaster_scores, judged, run
+from training.decision import declared, export_forecaster, forecaster_scores, judged, run
 from training.series import NotEnoughHistory, TrainingSeries
 
 FAMILIES = (prophet_model, arima, seasonal_decomposition)
@@ -162,10 +161,10 @@ def test_counts_of_billions_keep_their_last_row(family: ModuleType) -> None:
     file = export_forecaster(model, calibration, series, {"window": model.window})
     feeds = judged(series, series.time[-1:], model.window) | {"threshold": np.array([0.99])}
     feeds["value"] = 1.4 * feeds["value"]
-    declared = {entry.name for entry in onnx.ModelProto.FromString(file).graph.input}
+    inputs = set(declared(file))
 
     def answer(**changed: Any) -> dict[str, Any]:
-        return run(file, {name: array for name, array in (feeds | changed).items() if name in declared})
+        return run(file, {name: array for name, array in (feeds | changed).items() if name in inputs})
 
     usual, one_more, all_one_more = answer(), answer(value=feeds["value"] + 1), answer(history=feeds["history"] + 1)
 

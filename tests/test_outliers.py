@@ -17,7 +17,7 @@ from sklearn.svm import OneClassSVM
 
 from training.calibration import Calibration
 from training.converters import to_model
-from training.decision import export_scorer, judged, run, scorer_scores
+from training.decision import declared, export_scorer, judged, run, scorer_scores
 from training.deviations import SEASONS
 from training.outliers import Outliers, fit
 from training.series import NotEnoughHistory, TrainingSeries
@@ -77,7 +77,7 @@ def tomorrow(series: TrainingSeries, fitted: Outliers) -> dict[str, Any]:
 def decide(model: bytes, rows: dict[str, Any], values: list[float]) -> dict[str, Any]:
     """The same day with each of these counts."""
     many = {name: np.repeat(array, len(values), axis=0) for name, array in rows.items()} | {"value": np.array(values)}
-    return run(model, {entry.name: many[entry.name] for entry in onnx.ModelProto.FromString(model).graph.input})
+    return run(model, {name: many[name] for name in declared(model)})
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -131,7 +131,7 @@ def test_the_decision_in_the_graph_scores_as_the_library_does(
     rows["value"] = rows["value"] * np.resize([1.0, 1.0, 0.7, 1.0, 3.0], 240)
     expected = calibrated(fitted, series).score(np, scorer_scores(fitted, rows))
 
-    answers = run(model, {entry.name: rows[entry.name] for entry in onnx.ModelProto.FromString(model).graph.input})
+    answers = run(model, {name: rows[name] for name in declared(model)})
 
     assert np.nanmax(np.abs(answers["score"] - expected)) < 1e-5
     assert (np.isnan(answers["score"]) == np.isnan(expected)).all()

@@ -169,8 +169,10 @@ def build(fitted: FittedStructural) -> onnx.ModelProto:
         ),
     )
     begin = [numpy_helper.from_array(part, f"begin_{name}") for name, part in fitted.state._asdict().items()]
+    # Inputs as well: tables whose training ended in the same bucket compute with one session, each from its own state.
+    states = [helper.make_tensor_value_info(part.name, onnx.TensorProto.DOUBLE, part.dims) for part in begin]
     graph = helper.make_graph(
-        [*before.node, choice, *verdict.node], "volume", [*before.input, *verdict.input[:2]], verdict.output, begin
+        [*before.node, choice, *verdict.node], "volume", [*before.input, *verdict.input[:2], *states], verdict.output, begin
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
