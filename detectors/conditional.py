@@ -50,14 +50,17 @@ class Conditional:
 
     def judge(self, raw: FloatArray, weekday: int, line: float) -> Judged:
         """(n, p) metrics of batches of one weekday (-1 where unknown), and the evidence from which on a metric is odd."""
-        level, z = self.standardise(np, raw, self.last[None], np.array([weekday]))
+        n = len(raw)
+        level, z = self.standardise(np, raw, np.repeat(self.last[None], n, axis=0), np.full(n, weekday))
         return self.decide(np, level, z, np.array([[line]]))
 
     def standardise(self, xp: Any, raw: Any, last: Any, weekday: Any) -> tuple[Any, Any]:
         """(n, p) metrics, those of the batches before, (n,) weekdays -> (n, p) what time explains, and the z of the rest."""
         effects = xp.take(xp.asarray(self.rhythm.weekday), weekday, axis=0)
-        level = self.rhythm.level(xp, self.scale.stabilise(xp, last), effects)
-        return level, self.relations.standardise(xp, self.scale.stabilise(xp, raw) - level)
+        # Several matrices in one pass: in a graph the number of steps costs more than their size.
+        both = xp.reshape(self.scale.stabilise(xp, xp.concat([raw, last], axis=0)), (2, -1, len(self.last)))
+        level = self.rhythm.level(xp, both[1, ...], effects)
+        return level, self.relations.standardise(xp, both[0, ...] - level)
 
     def decide(self, xp: Any, level: Any, z: Any, line: Any) -> Judged:
         """From `standardise`, with (n, 1) the evidence from which on a metric is odd."""
@@ -65,8 +68,9 @@ class Conditional:
         unit = xp.asarray(self.relations.scale)
         reach = self.sizes.reach(xp, line) * unit
         expected = level + xp.asarray(self.relations.centre) + (z - residual) * unit
-        return Judged(self.sizes.evidence(xp, residual), self.scale.restore(xp, expected),
-                      self.scale.restore(xp, expected - reach), self.scale.restore(xp, expected + reach))
+        told = self.scale.restore(xp, xp.concat([expected, expected - reach, expected + reach], axis=0))
+        told = xp.reshape(told, (3, -1, len(self.last)))
+        return Judged(self.sizes.evidence(xp, residual), told[0, ...], told[1, ...], told[2, ...])
 
     @property
     def size_bytes(self) -> int:

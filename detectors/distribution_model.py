@@ -15,7 +15,7 @@ from detectors.artefact import Artefact
 from detectors.conditional import Judged
 from detectors.distances import Gauge
 from detectors.metrics import FloatArray, IntArray
-from detectors.profiles import Batch
+from detectors.profiles import Batch, aligned
 from detectors.rhythm import UNKNOWN_WEEKDAY
 from detectors.tails import Tail
 
@@ -48,6 +48,6 @@ def judge(artefact: Artefact, gauge: Gauge, raw: FloatArray, before: Batch | Non
     """(p,) metrics of a batch -> what the model makes of them; None where half of them are not known."""
     if np.isfinite(raw).mean() < LEAST_KNOWN:
         return None
-    last = gauge.measure(before)[0] if before is not None else np.full(len(raw), np.nan)
+    last = aligned(before, gauge.features) if before is not None else np.full(len(raw), np.nan)
     out = artefact.run(feeds(raw[None], last[None], np.array([weekday]), threshold))
     return Judged(out["evidence"], out["expected"], out["lower"], out["upper"], out["score"])

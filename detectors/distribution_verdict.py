@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from detectors.attribution import worst
 from detectors.conditional import Judged
 from detectors.decision import severity_of
 from detectors.metrics import BoolArray, FloatArray, IntArray
+from detectors.profiles import ById
 from detectors.schema import Finding
 from detectors.tails import Tail
 from shared.contract import DetectOptions
@@ -59,7 +61,7 @@ def verdict(features: tuple[tuple[str, str], ...], raw: FloatArray, judged: Judg
     known = np.isfinite(raw)
     wanted = known & watched(raw, judged, request)
     evidence = np.where(wanted, judged.evidence[0], 0.0)
-    starts = _starts(features)
+    starts = _starts(ById(features))
     largest = np.maximum.reduceat(evidence, starts)
     scores = np.minimum(tail.score(np, largest), HIGHEST)
     shares = _shares(largest)
@@ -97,9 +99,11 @@ def changed(finding: Finding, threshold: float) -> ColumnVerdict:
                          metric=finding.change, score=round(finding.score, 6))
 
 
-def _starts(features: tuple[tuple[str, str], ...]) -> IntArray:
+@lru_cache(64)
+def _starts(key: ById) -> IntArray:
     """(c,) where each column's metrics begin."""
-    return np.array([i for i, (column, _) in enumerate(features) if i == 0 or column != features[i - 1][0]], np.int64)
+    columns = [column for column, _ in key.features]
+    return np.array([i for i, column in enumerate(columns) if i == 0 or column != columns[i - 1]], np.int64)
 
 
 def _worst_of_each(evidence: FloatArray, known: BoolArray, starts: IntArray) -> IntArray:

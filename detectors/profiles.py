@@ -149,11 +149,11 @@ def table_of(batches: Sequence[Batch], fewest: int) -> Table:
 
 def aligned(batch: Batch, features: tuple[tuple[str, str], ...]) -> FloatArray:
     """(p,) the batch's metrics in the order of `features`, NaN where it has none."""
-    values: FloatArray = np.append(batch.values, np.nan)[_kept_places(batch.layout, _Key(features))]
+    values: FloatArray = np.append(batch.values, np.nan)[_kept_places(batch.layout, ById(features))]
     return values
 
 
-class _Key:
+class ById:
     """A tuple compared as an object: hashing a thousand names takes longer than judging them."""
 
     __slots__ = ("features",)
@@ -165,11 +165,11 @@ class _Key:
         return id(self.features)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.features is other.features
+        return isinstance(other, ById) and self.features is other.features
 
 
 @lru_cache(64)
-def _kept_places(layout: Layout, key: _Key) -> IntArray:
+def _kept_places(layout: Layout, key: ById) -> IntArray:
     return _places(layout, key.features)
 
 

@@ -37,19 +37,13 @@ class Tail:
 
     def score(self, xp: Any, evidence: Any) -> Any:
         """(...) evidence -> (...) score in [0, 1]."""
-        x, knots = xp.log(xp.maximum(evidence, 1e-9)), np.log(self.evidence)
-        surprise = xp.maximum(x - float(knots[-1]), 0.0) * TAIL_POWER
-        for low, high, a, b in zip(knots, knots[1:], self.surprise, self.surprise[1:], strict=False):
-            surprise = surprise + xp.clip(x - float(low), 0.0, float(high - low)) * float((b - a) / (high - low))
+        surprise = _joined(xp, xp.log(xp.maximum(evidence, 1e-9)), np.log(self.evidence), self.surprise, TAIL_POWER)
         return -xp.expm1(-surprise)
 
     def inverse(self, xp: Any, score: Any) -> Any:
         """(...) score -> (...) the evidence that has it: the first knot for 0, inf for 1."""
-        surprise, knots = -xp.log1p(-score), np.log(self.evidence)
-        x = float(knots[0]) + xp.maximum(surprise - float(self.surprise[-1]), 0.0) / TAIL_POWER
-        for low, high, a, b in zip(self.surprise, self.surprise[1:], knots, knots[1:], strict=False):
-            x = x + xp.clip(surprise - float(low), 0.0, float(high - low)) * float((b - a) / (high - low))
-        return xp.exp(x)
+        knots = np.log(self.evidence)
+        return xp.exp(float(knots[0]) + _joined(xp, -xp.log1p(-score), self.surprise, knots, 1.0 / TAIL_POWER))
 
 
 def tail_of(past: FloatArray, metrics: int, freedom: float) -> Tail:
@@ -68,6 +62,14 @@ def tail_of(past: FloatArray, metrics: int, freedom: float) -> Tail:
     knots = np.concatenate([[knots[0] / 2], knots, [knots[-1] * LAST_STEP]])
     steps = 1e-6 * np.arange(len(knots))
     return Tail(np.maximum.accumulate(knots - steps) + steps, -np.log1p(-np.array([0.0, *LEVELS, 0.99])))
+
+
+def _joined(xp: Any, x: Any, knots: FloatArray, values: FloatArray, beyond: float) -> Any:
+    """(...) rise above the first value along straight lines between knots, and with a slope of its own beyond them."""
+    widths = np.append(np.diff(knots), np.inf)
+    slopes = np.append(np.diff(values) / np.diff(knots), beyond)
+    pieces = xp.minimum(xp.maximum(x[..., None] - xp.asarray(knots), 0.0), xp.asarray(widths))
+    return xp.sum(pieces * xp.asarray(slopes), axis=-1)
 
 
 def _typical_largest(metrics: int) -> float:

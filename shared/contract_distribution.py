@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -216,7 +217,8 @@ class JudgedBatch(Input):
     document: dict[str, Any]
 
 
-class ColumnVerdict(BaseModel):
+@dataclass(slots=True)
+class ColumnVerdict:
     """The worst metric of one column. `column` is null for the table's own metrics (row_count, dup_row_rate).
 
     `expected_range` and the values are in the metric's own unit, shares from 0 to 1; `contribution` is the column's share
@@ -236,7 +238,8 @@ class ColumnVerdict(BaseModel):
     contribution: float = 0.0
 
 
-class Distance(BaseModel):
+@dataclass(slots=True)
+class Distance:
     """How far a column's distribution is from the usual one.
 
     Population stability index (0 and more; 0.1 and 0.25 are the customary marks), Jensen-Shannon distance (0 to 1, base 2),

@@ -15,7 +15,7 @@ import numpy as np
 
 from detectors.distribution_history import weekdays
 from detectors.distribution_model import feeds
-from detectors.profiles import Batch
+from detectors.profiles import Batch, aligned
 from training import calibration
 from training.calibration import Calibration
 from training.distribution_families import BASELINE, FEWEST, Family, fit
@@ -29,8 +29,9 @@ THRESHOLD = 0.99
 
 def inputs_of(family: Family, batches: Sequence[Batch], first: int, end: int, zone: str) -> dict[str, Any]:
     """What the graph would get for the batches from `first` >= 1 to before `end`, each after the one before it."""
-    raw = np.stack([family.gauge.measure(batch)[0] for batch in batches[first - 1 : end]])
-    return feeds(raw[1:], raw[:-1], weekdays(batches[first:end], zone), THRESHOLD)
+    raw = np.stack([family.gauge.measure(batch)[0] for batch in batches[first:end]])
+    last = np.stack([aligned(batch, family.gauge.features) for batch in batches[first - 1 : end - 1]])
+    return feeds(raw, last, weekdays(batches[first:end], zone), THRESHOLD)
 
 
 def held_out(algorithm: str, batches: Sequence[Batch], zone: str) -> tuple[Scores, Calibration | None]:
