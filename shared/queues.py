@@ -59,11 +59,11 @@ class Queues:
             return self._queue(queue).get_queue_properties().approximate_message_count or 0
         return 0
 
-    def peek(self, queue: str) -> list[str]:
-        """The texts of the next messages, 32 at most, which stay where they are."""
+    def peek(self, queue: str) -> dict[str, str]:
+        """The texts of the next messages by id, 32 at most, which stay where they are."""
         with storage.answering(), suppress(ResourceNotFoundError):
-            return [message.content for message in self._queue(queue).peek_messages(_PAGE)]
-        return []
+            return {message.id: message.content for message in self._queue(queue).peek_messages(_PAGE)}
+        return {}
 
     def take(self, queue: str, seconds: int = 300) -> Iterator[Waiting]:
         """Every message once; nobody else sees them for so many seconds."""

@@ -149,7 +149,8 @@ def test_a_file_that_cannot_be_read_is_reported_with_the_reason(catalogue: Catal
     assert result["observations"] == []
 
 
-@pytest.mark.parametrize(("name", "words"), [("small.csv.gz", "times its size"), ("large.csv.gz", "unpacked"), ("x.json.gz", "unpacked")])
+@pytest.mark.parametrize(("name", "words"), [
+    ("small.csv.gz", "times its size"), ("large.csv.gz", "unpacked"), ("x.json.gz", "unpacked")])
 def test_a_zip_bomb_is_given_up_before_it_fills_memory_or_disk(catalogue: Catalogue, name: str, words: str) -> None:
     bomb = gzip.compress(bytes(32 * 2**20)) * (20 if name.startswith("small") else 40)
     before = peak_megabytes()
