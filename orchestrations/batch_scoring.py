@@ -259,7 +259,7 @@ def finish_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the 
     if not is_current(record, instance):
         return {}
     finished = datetime.now(UTC)
-    summary = batch_summary.summed_up(batches(), record, finished, catalogue())
+    summary = batch_summary.summed_up(batches(), record, finished, tables())
     batches().write_summary(batch_id, summary)
     batches().update(batch_id, instance, state="succeeded", finished_at=finished.isoformat())
     return {name: summary[name] for name in ("total", "failed", "anomalies")}

@@ -112,7 +112,7 @@ def figures(judged: Sequence[Judged]) -> Figures:
 
 
 def digest(judged: Sequence[Judged]) -> dict[str, Any]:
-    """What the summary of the batch wants to know of a chunk: its failures, its slowest items and its anomalies."""
+    """What the summary of the batch wants to know of a chunk: failures, the slowest items, anomalies, the tables."""
     answers = [(one, one.answer) for one in judged if one.answer]
     times = sorted(({"line": one.line, "item_id": one.item_id, "latency_ms": a.latency_ms} for one, a in answers),
                    key=itemgetter("latency_ms"), reverse=True)
@@ -122,6 +122,7 @@ def digest(judged: Sequence[Judged]) -> dict[str, Any]:
         "anomalies": [{"line": one.line, "item_id": one.item_id, "detector": a.detector, "table_id": a.table_id,
                        "timestamp": a.timestamp, "severity": a.severity, "message": a.message}
                       for one, a in answers if a.is_anomaly],
+        "tables": sorted({a.table_id for _, a in answers if a.table_id}),
     }
 
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final
 
+from shared import incidents
 from shared.batch_items import SLOWEST
 from shared.batches import Batches, Figures
-from shared.catalogue import Catalogue
+from shared.tables import Tables
 
 MAX_FAILURES: Final = 1_000
 MAX_ANOMALIES: Final = 1_000
@@ -34,7 +35,7 @@ def report(batches: Batches, record: Mapping[str, Any]) -> dict[str, Any]:
     return about | _counts(done, record) | {"parts": len(parts), "rate": rate, "seconds_left": left}
 
 
-def summed_up(batches: Batches, record: Mapping[str, Any], finished: datetime, catalogue: Catalogue) -> dict[str, Any]:
+def summed_up(batches: Batches, record: Mapping[str, Any], finished: datetime, tables: Tables) -> dict[str, Any]:
     """The summary of a batch whose chunks are all done: counts, the slowest and the failed items, anomalies, incidents.
 
     Of failures and anomalies the first MAX_FAILURES and the MAX_ANOMALIES worst are listed; the counts are of all.
@@ -44,17 +45,16 @@ def summed_up(batches: Batches, record: Mapping[str, Any], finished: datetime, c
     failures: list[dict[str, Any]] = []
     anomalies: list[dict[str, Any]] = []
     slowest: list[dict[str, Any]] = []
+    asked: set[str] = set()
     for digest in batches.digests(record["batch_id"], record["chunks"]):
         failures += digest["failures"][:MAX_FAILURES - len(failures)]
         slowest = heapq.nlargest(SLOWEST, (*slowest, *digest["slowest"]), key=itemgetter("latency_ms"))
         anomalies += digest["anomalies"]
-    worst = sorted(anomalies, key=lambda one: (-_SEVERITIES.index(one["severity"]), one["line"]))[:MAX_ANOMALIES]
+        asked.update(digest["tables"])
+    worst = sorted(anomalies, key=lambda one: (-incidents.SEVERITIES.index(one["severity"]), one["line"]))[:MAX_ANOMALIES]
     return {**_counts(done, record), "parts": len(parts), "rate": _rate(record, done.items, finished), "seconds_left": 0.0,
             "seconds": round(_seconds(record, finished), 3), "slowest": slowest, "failures": failures,
-            "anomalous": worst, "incidents": _incidents(anomalies, catalogue)}
-
-
-_SEVERITIES: Final = ("none", "low", "medium", "high", "critical")
+            "anomalous": worst, "incidents": _incidents(anomalies, asked, finished, tables)}
 
 
 def _counts(done: Figures, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,5 +71,18 @@ def _seconds(record: Mapping[str, Any], until: datetime) -> float:
     return (until - datetime.fromisoformat(record["started_at"])).total_seconds()
 
 
-def _incidents(anomalies: Iterable[Mapping[str, Any]], catalogue: Catalogue) -> list[dict[str, Any]]:
-    return []
+def _incidents(anomalies: Iterable[Mapping[str, Any]], asked: Iterable[str], now: datetime,
+               tables: Tables) -> list[dict[str, Any]]:
+    found = [incidents.Anomaly(one["detector"], one["table_id"], _moment(one["timestamp"], now), one["severity"],
+                               one["message"]) for one in anomalies if one["table_id"]]
+    if len(found) < incidents.FEWEST:
+        return []
+    labels: dict[str, Mapping[str, str]] = {table_id: {} for table_id in asked}
+    labels |= {table_id: table.labels for table_id, table in tables.scan() if table_id in labels}
+    return [incident.to_json() for incident in incidents.group(found, labels)]
+
+
+def _moment(text: str | None, now: datetime) -> datetime:
+    """When an anomaly was, in UTC where it names no zone; `now` where it names no time."""
+    moment = datetime.fromisoformat(text) if text else now
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -19,6 +19,7 @@ from azure.storage.blob import BlobServiceClient
 from shared.batches import id_of_key
 from shared.history import History
 from shared.settings import Settings
+from shared.tables import Tables
 from tests.conftest import ACCOUNTS, client_of
 from tests.test_service import counts, eventually
 from tools.azurite import Azurite, free_ports
@@ -244,6 +245,19 @@ def test_what_a_batch_sees_is_kept_in_the_history_with_its_verdict(service: http
     assert [(list(series.values), int(series.status[0])) for series in kept] == [([12.0 if n == 3 else 1010.0], int(n == 3))
                                                                                  for n in range(5)]
     assert not len(history.read("volume", "traceless").values)
+
+
+def test_anomalies_that_share_a_label_are_one_incident(service: httpx.Client, account: str) -> None:
+    tables = Tables(History(Settings(connection_string=account)), "described")
+    for n in range(8):
+        settings = {"min_change": {"percent": 99.9}} if n == 7 else {}
+        tables.put(f"shop{n}", {"labels": {"source": "sap"}, "settings": settings})
+
+    batch = ended(service, post(service, items=[item(n, 10 if n < 8 else 1010, table_id=f"shop{n}") for n in range(40)]))
+
+    assert batch["anomalies"] == 7, "the settings of the eighth table let its drop pass"
+    (incident,) = batch["incidents"]
+    assert incident["count"] == 7 and incident["factors"][0]["value"] == "sap"
 
 
 @pytest.mark.parametrize(("request_", "status", "target"), [
