@@ -17,7 +17,6 @@ each other. A bucket without a value says nothing, and the filter goes on.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -166,7 +165,8 @@ class Filter:
 
     def copy(self) -> Self:
         """A filter that goes its own way from here."""
-        other = copy.copy(self)
+        other = type(self)()
+        other.__dict__.update(self.__dict__)
         for name in self._CHANGED:
             setattr(other, name, getattr(self, name).copy())
         return other

@@ -28,6 +28,8 @@ DETECTOR = "sequence"
 MAX_BUCKETS = {"hourly": 24 * 112, "daily": 400}
 # It begins at a whole multiple of this, so that its beginning moves now and then and not with every bucket.
 ALIGNED = {"hourly": 24 * 28, "daily": 28}
+SECONDS = {"hourly": 3600, "daily": 86_400}
+FEW = 16
 LONGEST_SPAN = 10_000  # buckets from the first judged point to the last
 KEPT_TABLES = 256
 
@@ -85,9 +87,9 @@ def places(points: Sequence[SequencePoint], metrics: Sequence[str], field: str, 
                                  f"{field}[{number}].values")
     tz = ZoneInfo(zone)
     rows = sorted(((utc(point.timestamp, tz), point.values) for point in points), key=lambda row: row[0])
-    seconds = np.array([int(moment.timestamp()) for moment, _ in rows], np.int64)
+    moments = [moment for moment, _ in rows]
     values = np.array([values for _, values in rows], np.float64).reshape(len(rows), len(metrics))  # None becomes NaN
-    return calendar.buckets(seconds, zone, granularity), values, [moment for moment, _ in rows]
+    return _buckets(moments, zone, granularity), values, moments
 
 
 def judged_of(at: IntArray, values: FloatArray, moments: Sequence[datetime]) -> Judged:
@@ -157,7 +159,6 @@ def rows_of(documents: Sequence[tuple[datetime, dict[str, Any], str]], metrics: 
 
 def _rows(entries: dict[datetime, tuple[Row, str]], metrics: tuple[str, ...], zone: str, granularity: str) -> Rows:
     moments = sorted(entries)
-    seconds = np.array([int(moment.timestamp()) for moment in moments], np.int64)
     values = np.full((len(moments), len(metrics)), np.nan)
     excluded = np.zeros(len(moments), bool)
     wanted: dict[tuple[str, ...], tuple[list[int], list[int]]] = {}
@@ -170,8 +171,16 @@ def _rows(entries: dict[datetime, tuple[Row, str]], metrics: tuple[str, ...], zo
         have, take = wanted[names]
         values[i, have] = row[take]
         excluded[i] = status == STATUSES[EXCLUDED]
-    at = calendar.buckets(seconds, zone, granularity) if len(seconds) else seconds
-    return Rows(at, values, excluded)
+    return Rows(_buckets(moments, zone, granularity), values, excluded)
+
+
+def _buckets(moments: Sequence[datetime], zone: str, granularity: str) -> IntArray:
+    """A few are looked up one by one: that is faster than to find the offsets of whole days."""
+    if len(moments) > FEW:
+        return calendar.buckets(np.array([int(moment.timestamp()) for moment in moments], np.int64), zone, granularity)
+    tz, bucket = ZoneInfo(zone), SECONDS[granularity]
+    wall = (moment.astimezone(tz) for moment in moments)
+    return np.array([int(local.replace(tzinfo=UTC).timestamp()) // bucket for local in wall], np.int64)
 
 
 def stamp(moment: datetime) -> str:

@@ -138,14 +138,14 @@ def test_a_constant_series_is_normal_until_it_moves(value: float) -> None:
 
 def test_the_alarm_rate_of_many_metrics_together_is_that_of_one() -> None:
     rng = np.random.default_rng(0)
-    for dependence in (0.0, 0.9):
+    for dependence in (0.0, 0.5, 0.95):
         common = rng.normal(size=(20_000, 1))
         normal = np.sqrt(dependence) * common + np.sqrt(1 - dependence) * rng.normal(size=(20_000, 20))
         surprise = -np.log(np.clip(np.array([0.5 * (1 - _erf(row)) for row in normal]), 1e-16, 1))
 
         rate = (score_of(combined(surprise)[0]) >= 0.99).mean()
 
-        assert rate <= 0.0125  # three standard errors are 0.002
+        assert 0.006 < rate < 0.0125  # three standard errors are 0.002
 
 
 def _erf(x: Any) -> Any:
@@ -159,9 +159,9 @@ def _erf(x: Any) -> Any:
 def test_contributions_are_shares_and_metrics_without_a_value_have_none() -> None:
     together, shares = combined(np.array([[5.0, 5.0, np.nan], [9.0, 0.0, 0.0], [np.nan, np.nan, np.nan]]))
 
-    assert together[0] == pytest.approx(5) and np.isnan(together[2])
+    assert together[0] == pytest.approx(5 - np.log(1 + 0.1 * np.log(2))) and np.isnan(together[2])
     assert shares[0] == pytest.approx([0.5, 0.5, 0]) and shares[1, 0] > 0.99
-    assert 9 - np.log(3) < together[1] < 9
+    assert 9 - np.log(3.5) < together[1] < 9
 
 
 def test_of_several_metrics_the_wrong_one_is_named() -> None:
