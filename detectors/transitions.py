@@ -26,8 +26,8 @@ type FloatArray = NDArray[np.float64]
 BACKOFF = 8.0  # what a shorter context counts for, in runs seen
 FEWEST = 50  # values without which there is no tail to see
 # The cut is where so few normal values are expected, by an exponential tail through two quantiles of the left-out surprises:
-# damaged values of the history lie beyond both. A fifth is added, and more where values are few, because the tail is rough.
-RARE, BODY, TAIL, SLACK, ROUGH = 0.002, 0.1, 0.03, 1.2, 10.0
+# damaged values of the history lie beyond both. A tenth is added, and more where values are few, because the tail is rough.
+RARE, BODY, TAIL, SLACK, ROUGH = 0.002, 0.1, 0.03, 1.1, 10.0
 # Whatever its place, a run that follows the two before it in so many values is no rarity.
 KNOWN_SHARE, KNOWN = 0.005, 3.0
 # The tables are bounded: a run that is not among the commonest is like any that was never seen.
