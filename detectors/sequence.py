@@ -113,9 +113,8 @@ def observe(message: bytes, history: History) -> None:
 
 
 def load(rows: Sequence[SequenceObservation], catalogue: Catalogue) -> None:
-    """Keeps points in bulk; a time without a zone is UTC."""
-    _record(catalogue.history, [(row.table_id, utc(row.timestamp, ZoneInfo("UTC")), {"values": row.values}, row.status)
-                                for row in rows])
+    """Keeps points in bulk."""
+    _record(catalogue.history, [(row.table_id, row.timestamp, {"values": row.values}, row.status) for row in rows])
     for table_id in {row.table_id for row in rows}:
         _memory(catalogue).documents.forget(table_id)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.contract import MAX_HISTORY, Answer, DetectOptions, Deviation, Input, Status, TableId, Timestamp, TimeZone
@@ -118,6 +118,12 @@ class SequenceObservation(Input):
     timestamp: Timestamp
     values: Annotated[dict[str, Value | None], Field(min_length=1, max_length=MAX_METRICS)]
     status: Status = "ok"
+
+    @model_validator(mode="after")
+    def _aware(self) -> Self:
+        if self.timestamp.tzinfo is None:
+            raise PydanticCustomError("naive", "timestamp needs a time zone, such as 2026-09-21T02:00:00Z")
+        return self
 
 
 class JudgedStep(Input):

@@ -1,7 +1,8 @@
 """Replays labelled hourly series through the filter behind the endpoint, each hour judged by nothing but those before it.
 
-The CSV files have the columns timestamp (local time, in order) and one or more metrics; label and is_train are read for the
-printed summary alone. `score` is the surprise of all metrics together, -ln of the probability of a false alarm.
+The CSV files have the columns timestamp (local time, in order) and one or more metrics; label and is_train are read for what
+is printed alone. `score` is the surprise of all metrics together, -ln of the probability of a false alarm. The last line is
+about faults that the filter has no hypothesis for, put into days without a label: how it does where it was not made for it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from detectors.decision import threshold_of
 from detectors.sequence_filter import RHYTHMS, Filter
 from detectors.sequence_verdict import combined, score_of, surprise_of
 from shared.contract import DetectOptions
+from training.sequence_faults import OTHERS
 
 ABOUT = ("timestamp", "label", "is_train", "kind")
 COLUMNS = ("score", "is_anomaly", "metric", "hypothesis")
-HOUR = 3600
+HOUR, DAY = 3600, 24  # seconds, hours
 
 
 def replay_folder(folder: Path, out: Path) -> Iterator[str]:
     """Writes a file of predictions for each CSV of the folder, row by row, and tells what became of it."""
     out.mkdir(parents=True, exist_ok=True)
+    others = []
     for path in sorted(folder.glob("*.csv")):
         with path.open(newline="") as lines:
             rows = list(csv.DictReader(lines))
@@ -39,6 +42,12 @@ def replay_folder(folder: Path, out: Path) -> Iterator[str]:
             writer.writerow(COLUMNS)
             writer.writerows(judged)
         yield f"{path.stem}: {summary(rows, judged)}"
+        if "label" in rows[0]:
+            others.append(unforeseen(hours, values, metrics, rows))
+    if others:
+        auc, precision, found, alarms = np.mean(others, axis=0)
+        yield (f"faults without a hypothesis: AUC {auc:.3f}, AP {precision:.3f}, {found:.2f} of them found, "
+               f"false positive rate {alarms:.4f}")
 
 
 def replay(hours: IntArray, values: FloatArray, metrics: list[str]) -> list[tuple[object, ...]]:
@@ -62,6 +71,39 @@ def replay(hours: IntArray, values: FloatArray, metrics: list[str]) -> list[tupl
         hypothesis = rhythm.hypotheses[steps[place].hypothesis[j]]
         verdicts.append((repr(float(together[place])), int(flagged[place]), metrics[j], hypothesis))
     return verdicts
+
+
+def unforeseen(hours: IntArray, values: FloatArray, metrics: list[str], rows: list[dict[str, str]]
+               ) -> tuple[float, float, float, float]:
+    """AUC, average precision, share found and false positive rate of OTHERS, three days of each, the same every time.
+
+    They go into whole days after the training part, two days or more from a label and from each other. Hours with a label,
+    and the day after them, do not count.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    label = np.array([row["label"] == "1" for row in rows])
+    counted = np.array([row.get("is_train") != "1" for row in rows]) & (np.diff(hours, prepend=hours[0] - 1) == 1)
+    near = np.convolve(label, np.ones(4 * DAY), "same") > 0
+    free = [i for i in range(8 * DAY, len(hours) - DAY) if hours[i] % DAY == 0 and counted[i - 7 * DAY : i + DAY].all()
+            and not near[i : i + DAY].any()]
+    days: list[int] = []
+    for day in np.random.default_rng(0).permutation(free).tolist():
+        if all(abs(day - other) >= 3 * DAY for other in days):
+            days.append(day)
+    changed, injected = values.copy(), np.zeros(len(hours), bool)
+    for number, day in enumerate(days[: 3 * len(OTHERS)]):
+        fault, metric = list(OTHERS.values())[number % len(OTHERS)], number % len(metrics)
+        own, before, week = (values[day - lag : day - lag + DAY, metric] for lag in (0, DAY, 7 * DAY))
+        changed[day : day + DAY, metric] = fault(own, before, week)
+        injected[day : day + DAY] = (changed != values)[day : day + DAY].any(axis=1)
+    judged = replay(hours, changed, metrics)
+    score, flagged = np.array([float(str(row[0] or 0.0)) for row in judged]), np.array([row[1] == 1 for row in judged])
+    after = np.convolve(label, np.ones(DAY + 1))[: len(label)] > 0
+    told = counted & ~after
+    found = np.mean([flagged[day : day + DAY].any() for day in days[: 3 * len(OTHERS)]])
+    return (float(roc_auc_score(injected[told], score[told])), float(average_precision_score(injected[told], score[told])),
+            float(found), float(flagged[told & ~injected].mean()))
 
 
 def summary(rows: list[dict[str, str]], judged: list[tuple[object, ...]]) -> str:
