@@ -45,8 +45,8 @@ class UnusableArtefact(ModelUnavailable):
 class Artefact:
     """A loaded model. `run` may be called from any thread; `size_bytes` is about what it keeps in memory.
 
-    `card` is the trainer's, without the probe. Models that differ in their parameters alone compute with one session: loading
-    one more of a kind costs about a millisecond and little memory.
+    `card` is the trainer's, without the probe. Models that differ in their parameters alone compute with one session, so
+    that one more of a kind costs about a millisecond and little memory.
     """
 
     card: Mapping[str, Any]

@@ -79,9 +79,9 @@ def stacked(states: Sequence[State]) -> State:
 
 
 def split(state: State) -> Iterator[State]:
-    """The tables of a state, each on its own memory: a few of them do not keep all in it."""
+    """The tables of a state, each a view of it."""
     for i in range(len(state.learnt)):
-        yield State(*(part[i:i + 1].copy() for part in state))
+        yield State(*(part[i:i + 1] for part in state))
 
 
 def _alike(states: Sequence[State], work: Sequence[int]) -> Iterator[list[int]]:

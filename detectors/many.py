@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import batched
 from typing import Any
 
-from detectors import volume_batch
+from detectors import stacks, volume_batch
 from detectors.directory import DETECTORS, Detector
 from shared.catalogue import Catalogue
 from shared.contract import Answer
@@ -40,7 +40,8 @@ def score(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetim
     detect_many = volume_batch.detect_many if name == "volume" else _one_by_one(detector)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for wave in _waves(requests):
-            for some in batched(wave, TOGETHER, strict=False):
+            near = sorted(wave, key=lambda i: stacks.shard(requests[i].table_id or ""))
+            for some in batched(near, TOGETHER, strict=False):
                 answers = detect_many([requests[i] for i in some], catalogue, now, pool)
                 for i, answer in zip(some, answers, strict=True):
                     if isinstance(answer, ServiceError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +17,11 @@ from detectors import fleet, structural
 from detectors.context import FloatArray, IntArray
 from detectors.filter_bank import State
 
-KEPT = 4096  # tables; a daily one takes about 3 KB
+KEPT = 4096  # tables
+KEPT_BYTES = 48 * 1024 * 1024  # a daily table takes about 2 KB, an hourly one 27 KB
+
+# A table that was not asked about for so many buckets, while others of its shard were, is not packed any more.
+FORGOTTEN = 400
 
 
 class Told(NamedTuple):
@@ -38,6 +44,14 @@ class _Kept:
         m = self.length
         return self.start == told.start and m <= len(told.values) and self.digest == _digest(told, m)
 
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    @property
+    def bytes(self) -> int:
+        return int(self.state.moments.nbytes)
+
 
 class Replays:
     """The latest state of each of the last KEPT tables. May be used from any thread.
@@ -47,7 +61,7 @@ class Replays:
     """
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._most, self._lock = kept, Lock()
+        self._most, self._lock, self._bytes = kept, Lock(), 0
         self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
 
     def state(self, table_id: str | None, start: int, values: FloatArray, holiday: IntArray,
@@ -59,7 +73,7 @@ class Replays:
             return past.state
         time = np.arange(past.start, past.start + len(past.values))
         state = structural.replay(past.values, time, past.holiday, granularity, past.state)
-        self._keep([(told, state)], granularity)
+        self._keep([(table_id, _made_of(told, state))], granularity)
         return state
 
     def states(self, told: Sequence[Told], granularity: str) -> list[State]:
@@ -67,8 +81,36 @@ class Replays:
         pasts = [self._past(one, granularity) for one in told]
         states = fleet.replay(pasts, granularity)
         new = [i for i, past in enumerate(pasts) if len(past.values)]
-        self._keep([(told[i], states[i]) for i in new], granularity)
+        self._keep([(told[i].table_id, _made_of(told[i], states[i])) for i in new], granularity)
         return states
+
+    def packed(self, table_ids: Iterable[str], granularity: str) -> bytes:
+        """What is kept of these tables as one file for `unpack`: arrays with a row a table, without pickles."""
+        with self._lock:
+            found = [(table_id, self._kept.get((table_id, granularity))) for table_id in sorted(set(table_ids))]
+        latest = max((some.end for _, some in found if some is not None), default=0)
+        kept = [(table_id, some) for table_id, some in found if some is not None and some.end > latest - FORGOTTEN]
+        arrays: dict[str, Any] = {}
+        for filters in sorted({some.state.vote.shape[1] for _, some in kept}):
+            alike = [(table_id, some) for table_id, some in kept if some.state.vote.shape[1] == filters]
+            columns = fleet.stacked([some.state for _, some in alike])._asdict()
+            columns |= {"table": np.array([table_id for table_id, _ in alike]),
+                        "start": np.array([some.start for _, some in alike]),
+                        "length": np.array([some.length for _, some in alike]),
+                        "digest": np.array([list(some.digest) for _, some in alike], np.uint8)}
+            arrays |= {f"{filters}.{name}": column for name, column in columns.items()}
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    def unpack(self, file: bytes, granularity: str) -> list[str]:
+        """Keeps what `packed` wrote and tells of which tables. A file that cannot be read costs time and nothing else."""
+        try:
+            kept = list(_unpacked(file))
+        except (EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError, zipfile.BadZipFile):
+            return []
+        self._keep(kept, granularity)
+        return [table_id for table_id, _ in kept]
 
     def _past(self, told: Told, granularity: str) -> fleet.Past:
         """What is new of a history, and the state before it."""
@@ -79,17 +121,30 @@ class Replays:
         m = kept.length
         return fleet.Past(told.start + m, told.values[m:], told.holiday[m:], kept.state)
 
-    def _keep(self, replayed: Sequence[tuple[Told, State]], granularity: str) -> None:
-        lengths = [len(told.values) for told, _ in replayed]
-        kept = [_Kept(told.start, m, _digest(told, m), state) for m, (told, state) in zip(lengths, replayed, strict=True)]
+    def _keep(self, kept: Sequence[tuple[str | None, _Kept]], granularity: str) -> None:
         with self._lock:
-            for (told, _), some in zip(replayed, kept, strict=True):
-                self._kept[told.table_id or "", granularity] = some
-                self._kept.move_to_end((told.table_id or "", granularity))
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+            for table_id, some in kept:
+                before = self._kept.pop((table_id or "", granularity), None)
+                self._kept[table_id or "", granularity] = some
+                self._bytes += some.bytes - (before.bytes if before else 0)
+            while len(self._kept) > self._most or self._bytes > KEPT_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].bytes
+
+
+def _made_of(told: Told, state: State) -> _Kept:
+    return _Kept(told.start, len(told.values), _digest(told, len(told.values)), state)
 
 
 def _digest(told: Told, length: int) -> bytes:
     """Of the first `length` buckets."""
     return blake2b(told.values[:length].tobytes() + told.holiday[:length].tobytes(), digest_size=16).digest()
+
+
+def _unpacked(file: bytes) -> Iterator[tuple[str, _Kept]]:
+    with np.load(io.BytesIO(file), allow_pickle=False) as arrays:
+        for filters in {name.partition(".")[0] for name in arrays}:
+            state = State(*(arrays[f"{filters}.{name}"] for name in State._fields))
+            columns = [arrays[f"{filters}.{name}"].tolist() for name in ("table", "start", "length", "digest")]
+            rows = zip(*columns, fleet.split(state), strict=True)
+            for table_id, start, length, digest, own in rows:
+                yield table_id, _Kept(start, length, bytes(digest), own)

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from datetime import datetime
 from itertools import batched
 
-from detectors import fleet, volume
+from detectors import fleet, stacks, volume
 from detectors.decision import Judgement
 from detectors.replays import Told
 from detectors.volume import Case, Inputs
@@ -39,7 +39,7 @@ def detect_many(requests: Sequence[VolumeRequest], catalogue: Catalogue, now: da
     found = [one for task in tasks for one in task]
 
     baseline = _by_the_baseline([case for case, judgement in found
-                                 if isinstance(case, Case) and judgement is None and case.wants_baseline])
+                                 if isinstance(case, Case) and judgement is None and case.wants_baseline], catalogue, pool)
     answers: dict[int, VolumeAnswer | ServiceError] = {}
     for i, (case, judgement) in zip(order, found, strict=True):
         if isinstance(case, ServiceError):
@@ -85,13 +85,16 @@ def _likeness(case: Case, inputs: Inputs) -> Hashable:
     return id(model.artefact), inputs["history"].shape, case.bucket if counts_on else None
 
 
-def _by_the_baseline(cases: Sequence[Case]) -> dict[int, Judgement | None]:
+def _by_the_baseline(cases: Sequence[Case], catalogue: Catalogue, pool: Executor) -> dict[int, Judgement | None]:
     """What the structural filter says of each case, by the case's `id`."""
     judgements: dict[int, Judgement | None] = {}
     for granularity in {case.request.granularity for case in cases}:
         some = [case for case in cases if case.request.granularity == granularity]
         told = [Told(c.request.table_id, c.context.start, c.context.learnable, c.holiday[:-1]) for c in some]
-        states = volume.replays.states(told, granularity)
+        # A request that is to leave no trace leaves no state either.
+        kept = [c.request.table_id for c in some if c.request.table_id and c.request.record]
+        with stacks.restored(volume.replays, kept, granularity, catalogue.blobs, pool):
+            states = volume.replays.states(told, granularity)
         asked = [fleet.Asked(state, c.bucket, int(c.holiday[-1]), c.value, c.threshold)
                  for c, state in zip(some, states, strict=True)]
         verdicts = fleet.judge(asked, granularity)

@@ -92,7 +92,7 @@ def both_ways(requests: list[VolumeRequest], account: Settings) -> tuple[list[An
     return answers[0], answers[1]
 
 
-HISTORIES = st.one_of(
+HISTORIES: st.SearchStrategy[Any] = st.one_of(
     st.just([]),
     st.lists(st.integers(0, 10_000).map(float), max_size=40),
     st.lists(st.tuples(st.integers(80, 130), st.integers(0, 10_000)), max_size=20).map(
