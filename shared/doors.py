@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,7 +20,6 @@ from shared.contract import Answer, DetectOptions, Input, parse
 from shared.contract_tables import with_defaults
 from shared.errors import ServiceError
 from shared.queues import LONGEST_BYTES, Queues
-from shared.settings import Settings
 from shared.tables import Tables
 
 # As often as host.json lets a message be tried (`maxDequeueCount`).
@@ -114,9 +113,12 @@ def bury(message: bytes, message_id: str, error: Exception, queues: Queues, cata
     queues.put(poison(settings.requests_queue), text)
 
 
-def poisoned(queues: Queues, settings: Settings) -> dict[str, int]:
-    """About how many messages wait for somebody to look at them, by poison queue. Raises StorageUnavailable."""
-    return {name: queues.length(name) for name in (poison(settings.requests_queue), BLOB_POISON)}
+def poisoned(queues: Queues, names: Iterable[str]) -> dict[str, int]:
+    """About how many messages wait for somebody to look at them: by the poison queue of each of these queues, and of files.
+
+    Raises StorageUnavailable.
+    """
+    return {name: queues.length(name) for name in (*map(poison, names), BLOB_POISON)}
 
 
 def poison(queue: str) -> str:

@@ -90,7 +90,8 @@ def test_the_poison_queue_keeps_the_message_with_the_reason(catalogue: Catalogue
     assert kept["message"] == '{"a": "ü"}' and kept["id"] == "m-1"
     assert (kept["reason"], kept["code"], kept["target"]) == ("detector: is missing.", "InvalidRequest", "detector")
     assert datetime.now(UTC) - datetime.fromisoformat(kept["dequeued_at"]) < timedelta(minutes=1)
-    assert doors.poisoned(queues, catalogue.settings) == {"detect-requests-poison": 1, "webjobs-blobtrigger-poison": 0}
+    assert doors.poisoned(queues, ["detect-requests", "observations"]) == {
+        "detect-requests-poison": 1, "observations-poison": 0, "webjobs-blobtrigger-poison": 0}
 
 
 @pytest.mark.parametrize("message", [b'{"' * 32_000, b"\xff" * 10], ids=["as long as a message can be", "no text"])

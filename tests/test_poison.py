@@ -31,7 +31,7 @@ def requests(catalogue: Catalogue) -> list[str]:
 
 
 def test_every_message_is_listed_with_its_reason(catalogue: Catalogue) -> None:
-    listed = poison.waiting(Queues(catalogue.settings), catalogue.settings)
+    listed = poison.waiting(Queues(catalogue.settings), "detect-requests")
 
     assert [p.id for p in listed[:3]] == ["m-1", "m-2", "m-3"] and listed[3].id
     assert [p.code for p in listed] == ["InvalidJson", "InvalidRequest", "InvalidJson", "HostGaveUp"]
@@ -39,14 +39,14 @@ def test_every_message_is_listed_with_its_reason(catalogue: Catalogue) -> None:
 
 
 def test_all_messages_are_sent_again_as_they_were(catalogue: Catalogue) -> None:
-    told = list(poison.replay(Queues(catalogue.settings), catalogue.blobs, catalogue.settings))
+    told = list(poison.replay(Queues(catalogue.settings), catalogue.blobs, "detect-requests"))
 
     assert requests(catalogue) == sorted(["first", "second", LONG.decode(), "given up"])
     assert len(told) == 4 and Queues(catalogue.settings).length("detect-requests-poison") == 0
 
 
 def test_a_chosen_message_is_sent_again_and_the_others_stay(catalogue: Catalogue) -> None:
-    told = list(poison.replay(Queues(catalogue.settings), catalogue.blobs, catalogue.settings, frozenset({"m-2"})))
+    told = list(poison.replay(Queues(catalogue.settings), catalogue.blobs, "detect-requests", frozenset({"m-2"})))
 
     assert told == ["m-2 is sent again."] and requests(catalogue) == ["second"]
     assert Queues(catalogue.settings).length("detect-requests-poison") == 3
@@ -55,7 +55,7 @@ def test_a_chosen_message_is_sent_again_and_the_others_stay(catalogue: Catalogue
 def test_a_message_whose_text_is_gone_stays(catalogue: Catalogue) -> None:
     catalogue.blobs.delete("results", "detect-requests-poison/m-3")
 
-    told = list(poison.replay(Queues(catalogue.settings), catalogue.blobs, catalogue.settings, frozenset({"m-3"})))
+    told = list(poison.replay(Queues(catalogue.settings), catalogue.blobs, "detect-requests", frozenset({"m-3"})))
 
     assert "m-3 stays" in told[0] and requests(catalogue) == []
 
@@ -66,9 +66,10 @@ def test_chosen_messages_are_deleted_from_the_command_line(catalogue: Catalogue,
 
     poison.main(["drop", "m-1", "m-3"])
     poison.main([])
+    poison.main(["--queue", "observations"])
 
     assert "m-1 is deleted.\nm-3 is deleted.\n" in (told := capsys.readouterr().out)
-    assert "2 on detect-requests-poison" in told
+    assert "2 on detect-requests-poison" in told and "0 on observations-poison" in told
     with pytest.raises(SystemExit):
         poison.main(["drop"])
     assert json.dumps(requests(catalogue)) == "[]"

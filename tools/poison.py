@@ -1,7 +1,7 @@
-"""`python -m tools.poison`: the detect requests that could not be answered, with their reasons, and sending them again.
+"""`python -m tools.poison`: messages that could not be used, with their reasons, and sending them again.
 
     python -m tools.poison                 how many there are, and the first 32
-    python -m tools.poison replay [ID...]  sends all of them, or those with these ids, to the requests queue again
+    python -m tools.poison replay [ID...]  sends all of them, or those with these ids, to their queue again
     python -m tools.poison drop ID...      deletes them
 
 The storage account is that of the environment, or of local.settings.json.
@@ -54,39 +54,39 @@ class Poisoned:
             return None
 
 
-def listed(queues: Queues, settings: Settings) -> Iterator[str]:
+def listed(queues: Queues, queue: str) -> Iterator[str]:
     """How many there are, and a line for each of the first 32."""
-    yield f"{queues.length(poison(settings.requests_queue))} on {poison(settings.requests_queue)}"
-    for known in waiting(queues, settings):
+    yield f"{queues.length(poison(queue))} on {poison(queue)}"
+    for known in waiting(queues, queue):
         yield f"{known.id}  {known.when or '-'}  {known.code}: {known.reason}"
 
 
-def waiting(queues: Queues, settings: Settings) -> list[Poisoned]:
+def waiting(queues: Queues, queue: str) -> list[Poisoned]:
     """The first 32, which stay where they are."""
-    return [Poisoned.read(id, text) for id, text in queues.peek(poison(settings.requests_queue)).items()]
+    return [Poisoned.read(id, text) for id, text in queues.peek(poison(queue)).items()]
 
 
-def replay(queues: Queues, blobs: Blobs, settings: Settings, ids: frozenset[str] = frozenset()) -> Iterator[str]:
+def replay(queues: Queues, blobs: Blobs, queue: str, ids: frozenset[str] = frozenset()) -> Iterator[str]:
     """Sends the messages with these ids again, or all, and tells of each. What was sent leaves the poison queue."""
-    for known, taken in _taken(queues, settings, ids):
+    for known, taken in _taken(queues, queue, ids):
         text = known.message(blobs)
         if text is None:
             yield f"{known.id} stays: {known.blob} is gone, or no text."
             continue
-        queues.put(settings.requests_queue, text)
+        queues.put(queue, text)
         taken.delete()
         yield f"{known.id} is sent again."
 
 
-def drop(queues: Queues, settings: Settings, ids: frozenset[str]) -> Iterator[str]:
+def drop(queues: Queues, queue: str, ids: frozenset[str]) -> Iterator[str]:
     """Deletes the messages with these ids and tells of each."""
-    for known, taken in _taken(queues, settings, ids):
+    for known, taken in _taken(queues, queue, ids):
         taken.delete()
         yield f"{known.id} is deleted."
 
 
-def _taken(queues: Queues, settings: Settings, ids: frozenset[str]) -> Iterator[tuple[Poisoned, Waiting]]:
-    for taken in queues.take(poison(settings.requests_queue), seconds=30):
+def _taken(queues: Queues, queue: str, ids: frozenset[str]) -> Iterator[tuple[Poisoned, Waiting]]:
+    for taken in queues.take(poison(queue), seconds=30):
         known = Poisoned.read(taken.id, taken.text)
         if not ids or known.id in ids:
             yield known, taken
@@ -97,19 +97,20 @@ def main(arguments: list[str] | None = None) -> None:
                                      description=__doc__)
     parser.add_argument("what", nargs="?", choices=("list", "replay", "drop"), default="list")
     parser.add_argument("ids", nargs="*", metavar="ID")
+    parser.add_argument("--queue", help="where the messages were meant for; by default the queue of detect requests")
     options = parser.parse_args(arguments)
     if options.what == "drop" and not options.ids:
         parser.error("drop needs the ids of what is to be deleted")
     load_local_settings(Path(), print)
     settings, ids = Settings.from_environment(), frozenset(options.ids)
-    queues, blobs = Queues(settings), Blobs(settings)
+    queues, queue = Queues(settings), options.queue or settings.requests_queue
     match options.what:
         case "replay":
-            lines = replay(queues, blobs, settings, ids)
+            lines = replay(queues, Blobs(settings), queue, ids)
         case "drop":
-            lines = drop(queues, settings, ids)
+            lines = drop(queues, queue, ids)
         case _:
-            lines = listed(queues, settings)
+            lines = listed(queues, queue)
     for line in lines:
         print(line)
 
