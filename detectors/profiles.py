@@ -221,7 +221,8 @@ def _column_metrics(column: ColumnProfile, family: Family, rows: float, present:
     if column.patterns:
         found["pattern_count"] = len(column.patterns)
     if column.lengths is not None:
-        found |= {f"len_{name}": getattr(column.lengths, name) for name in ("min", "max", "mean", "std")}
+        lengths = column.lengths
+        found |= {"len_min": lengths.min, "len_max": lengths.max, "len_mean": lengths.mean, "len_std": lengths.std}
     if family == "boolean":
         found["true_rate"] = found.get("true_rate") if column.mean is None else min(max(column.mean, 0.0), 1.0)
     elif family == "date":
@@ -242,8 +243,14 @@ def _numbers(column: ColumnProfile) -> dict[str, float | None]:
             read = np.interp(QUANTILES, *_strictly(rising, edges)).tolist()
             quantiles = dict(zip(QUANTILES, read, strict=True)) | quantiles
     low, high = quantiles.pop(0.0, low) if low is None else low, quantiles.pop(1.0, high) if high is None else high
-    named = {f"q{100 * level:02g}": value for level, value in quantiles.items() if 0 < level < 1}
+    named = {_quantile_name(level): value for level, value in quantiles.items() if 0 < level < 1}
     return {"min": low, "max": high, "mean": column.mean, "std": column.stddev, **named}
+
+
+@lru_cache(1024)
+def _quantile_name(level: float) -> str:
+    """0.05 -> q05, 0.999 -> q99.9"""
+    return f"q{100 * level:02g}"
 
 
 def _strictly(levels: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -265,7 +272,9 @@ def _labels(column: ColumnProfile, present: float) -> dict[str, Shares]:
 def _with_rest(shares: dict[int, float]) -> dict[int, float]:
     if not shares:
         return {}
-    frequent = dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS])
+    frequent = shares
+    if len(shares) > MOST_LABELS:
+        frequent = dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS])
     total = sum(frequent.values())
     if total > 1:
         return {label: share / total for label, share in frequent.items()}

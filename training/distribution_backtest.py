@@ -23,7 +23,8 @@ from training.distribution_faults import KINDS, faulty
 from training.evaluation import Scores
 from training.series import NotEnoughHistory
 
-HELD_OUT, BLOCKS = 0.45, 3
+HELD_OUT = 0.45
+BLOCK = 28  # batches that a model judges before the next one is trained, at most; three blocks at least
 THRESHOLD = 0.99
 
 
@@ -44,7 +45,8 @@ def held_out(algorithm: str, batches: Sequence[Batch], zone: str) -> tuple[Score
         raise NotEnoughHistory(math.ceil(FEWEST / (1 - HELD_OUT)), len(batches))
     if algorithm != BASELINE and len(batches) - first <= calibration.FEWEST:
         raise NotEnoughHistory(math.ceil((calibration.FEWEST + 1) / HELD_OUT), len(batches))
-    edges = np.linspace(first, len(batches), BLOCKS + 1).round().astype(int).tolist()
+    blocks = max(math.ceil((len(batches) - first) / BLOCK), 3)
+    edges = np.linspace(first, len(batches), blocks + 1).round().astype(int).tolist()
     parts = []
     for start, end in pairwise(edges):
         family = fit(algorithm, batches[:start], zone)
