@@ -21,6 +21,7 @@ from shared.contract_tables import with_defaults
 from shared.errors import ServiceError
 from shared.queues import LONGEST_BYTES, Queues
 from shared.tables import Tables
+from shared.telling import with_verdict
 
 # As often as host.json lets a message be tried (`maxDequeueCount`).
 TRIES: Final = 5
@@ -40,7 +41,7 @@ class Message(Input):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An answer, and the message that keeps what was seen; None where nothing is to be kept."""
+    """An answer, and the message with what was seen and found, for the observations queue; None where there is none."""
 
     answer: Answer
     observation: str | None
@@ -61,7 +62,8 @@ def judge(kind: str, request: DetectOptions, catalogue: Catalogue, tables: Table
     asked = detector(kind)
     request = with_defaults(request, tables.get(request.table_id) if request.table_id else None, kind)
     answer = asked.detect(request, catalogue, now)
-    return Judged(answer, asked.observation(request, answer, catalogue, now))
+    seen = asked.observation(request, answer, catalogue, now)
+    return Judged(answer, with_verdict(seen, request, answer, now, catalogue.door.is_open()))
 
 
 def plain(message: bytes) -> bytes:

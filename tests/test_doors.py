@@ -50,7 +50,8 @@ def test_a_message_is_read_as_json_and_as_json_in_base64(catalogue: Catalogue, e
     judged = judge(catalogue, encode(json.dumps(asked(request_id="r-1")).encode()))
 
     assert judged.answer.is_anomaly and judged.answer.request_id == "r-1"
-    assert json.loads(judged.observation or "")["status"] == "anomaly"
+    seen = json.loads(judged.observation or "")
+    assert seen["status"] == "anomaly" and seen["verdict"]["table_id"] == "orders"
 
 
 @pytest.mark.parametrize(("message", "error", "target"), [
