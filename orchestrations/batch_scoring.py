@@ -13,6 +13,7 @@ whose part is written is done, so a batch that was interrupted goes on where it 
 from __future__ import annotations
 
 import hashlib
+import json
 from asyncio import to_thread
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -57,7 +58,7 @@ GRACE: Final = timedelta(seconds=30)
 @refusals
 async def start_batch(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
     body, kind = req.get_body(), UPLOADS.get(req.headers.get("content-type", "").partition(";")[0].strip().lower())
-    request = await to_thread(_uploaded, body, kind, req.params) if kind else parse(BatchRequest, body, MAX_BODY_BYTES)
+    request = await to_thread(_uploaded, body, kind, req.params) if kind else await to_thread(_asked, body)
     key = req.headers.get("idempotency-key") or req.params.get("idempotency_key") or request.idempotency_key
     return answer(await start(client, batches(), request, key), 202)
 
@@ -166,12 +167,20 @@ def _accepted(record: Mapping[str, Any]) -> dict[str, Any]:
             "cancel_url": f"{url}/cancel"}
 
 
+def _asked(body: bytes) -> BatchRequest:
+    return parse(BatchRequest, body, MAX_BODY_BYTES)
+
+
 def _uploaded(body: bytes, kind: str, params: Mapping[str, str]) -> BatchRequest:
-    """The request that a file as the body stands for; the file is kept under its own digest."""
+    """The request that a file as the body stands for; the file is kept under its own digest.
+
+    Raises PayloadTooLarge, InvalidRequest.
+    """
     check_size(body, MAX_UPLOAD_BYTES)
     name = f"uploads/{hashlib.sha256(body).hexdigest()[:32]}.{kind}"
     catalogue().blobs.put(INPUT_CONTAINER, name, body)
-    return BatchRequest(detector=params.get("detector", "volume"), input_blob=f"{INPUT_CONTAINER}/{name}")
+    asked = {"detector": params.get("detector", "volume"), "input_blob": f"{INPUT_CONTAINER}/{name}"}
+    return parse(BatchRequest, json.dumps(asked).encode())
 
 
 def _find(input_blob: str) -> str:
@@ -243,11 +252,14 @@ def score_chunk(job: dict) -> None:  # type: ignore[type-arg]  # the worker take
     record = batches().record(batch_id)
     if not is_current(record, job["instance"]) or batches().is_done(batch_id, chunk):
         return
+    name, now = record["detector"], datetime.now(UTC)
     items: Iterable[Item] = batches().chunk(batch_id, chunk)
     if record["source"] == "tables":
-        items = newest.asked(record["detector"], items, catalogue())
-    judged = batch_items.judge(record["detector"], items, catalogue(), datetime.now(UTC), tables())
-    batch_items.keep(record["detector"], judged, catalogue())
+        items = newest.asked(name, items, catalogue())
+        judged = batch_items.judge(name, items, catalogue(), now, tables(), newest.score)
+    else:
+        judged = batch_items.judge(name, items, catalogue(), now, tables())
+    batch_items.keep(name, judged, catalogue())
     batches().finish_chunk(batch_id, chunk, (one.render() for one in judged), batch_items.digest(judged),
                            batch_items.figures(judged))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,13 +19,14 @@ from shared.batch_input import Item
 from shared.batches import Figures, fault_of
 from shared.catalogue import Catalogue
 from shared.contract import Answer, DetectOptions, parse
-from shared.contract_tables import with_defaults
+from shared.contract_tables import Table, with_defaults
 from shared.errors import ServiceError, StorageUnavailable
 from shared.tables import Tables
 
 SLOWEST: Final = 10
 COLUMNS: Final = ("item_id", "status", "is_anomaly", "severity", "confidence", "lower", "upper", "message", "error")
 WORKERS: Final = 8
+MOST_BETWEEN: Final = 1_000
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +60,11 @@ class Judged:
         return {**shown, "item_id": self.item_id, "lower": lower, "upper": upper}
 
 
-def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime,
-          tables: Tables | None = None) -> list[Judged]:
+type Scorer = Callable[[str, Sequence[Any], Catalogue, datetime], list[many.Outcome]]
+
+
+def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime, tables: Tables | None = None,
+          score: Scorer = many.score) -> list[Judged]:
     """Every item with its verdict, or with what was wrong with it, in their order.
 
     What `tables` know of an item's table counts where the item does not say otherwise. Raises StorageUnavailable where items
@@ -76,7 +81,8 @@ def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime,
             judged.append(Judged(line, request.request_id or request.table_id))
         except ServiceError as error:
             judged.append(Judged(line, _name_of(item), error=error))
-    outcomes = _score(name, _settled(name, [request for _, request in asked], tables), catalogue, now)
+    requests = _settled(name, [request for _, request in asked], tables)
+    outcomes = _score(score, name, requests, catalogue, now)
     for (place, _), outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome.error, StorageUnavailable):
             raise outcome.error
@@ -127,28 +133,43 @@ def digest(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _settled(name: str, requests: Sequence[DetectOptions], tables: Tables | None) -> Sequence[DetectOptions]:
-    named = {request.table_id for request in requests if request.table_id}
+    named = sorted({request.table_id for request in requests if request.table_id})
     if tables is None or not named:
         return requests
-    with ThreadPoolExecutor(WORKERS) as pool:
-        known = dict(zip(named, pool.map(tables.get, named), strict=True))
+    known = described(named, tables)
     return [with_defaults(request, known.get(request.table_id or ""), name) for request in requests]
 
 
-def _score(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> list[many.Outcome]:
+def described(named: Sequence[str], tables: Tables) -> dict[str, Table | None]:
+    """What is known of the tables `named`, in order of their ids. Raises StorageUnavailable.
+
+    Nothing was said about most tables, so one look at what lies between the first and the last finds the others; where that
+    is very much, the rest is asked about one by one.
+    """
+    first, last = named[0], named[-1]
+    known = {first: tables.get(first)}
+    between = list(islice(tables.scan(after=first, where=f"RowKey le '{last}'"), MOST_BETWEEN)) if len(named) > 1 else []
+    known.update(between)
+    rest = [table_id for table_id in named if table_id > between[-1][0]] if len(between) == MOST_BETWEEN else []
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return known | dict(zip(rest, pool.map(tables.get, rest), strict=True))
+
+
+def _score(score: Scorer, name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> list[many.Outcome]:
     try:
-        return many.score(name, requests, catalogue, now)
+        return score(name, requests, catalogue, now)
     except ServiceError:
         raise
     except Exception:
         log.exception("A chunk could not be scored in one go; its items are scored one by one.")
-        return list(_one_by_one(name, requests, catalogue, now))
+        return list(_one_by_one(score, name, requests, catalogue, now))
 
 
-def _one_by_one(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> Iterator[many.Outcome]:
+def _one_by_one(score: Scorer, name: str, requests: Sequence[Any], catalogue: Catalogue,
+                now: datetime) -> Iterator[many.Outcome]:
     for request in requests:
         try:
-            yield many.score(name, [request], catalogue, now)[0]
+            yield score(name, [request], catalogue, now)[0]
         except ServiceError:
             raise
         except Exception as error:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from detectors import many
+from detectors.directory import DETECTORS
+from detectors.many import Outcome
 from shared.batch_input import Item
 from shared.catalogue import Catalogue
+from shared.contract import refusal
 from shared.errors import InvalidRequest, ServiceError
 
 READERS: Final = 8
@@ -23,14 +29,18 @@ def _count(table_id: str, catalogue: Catalogue) -> dict[str, Any]:
     return {"current_row_count": float(series.values[-1]), "timestamp": moment}
 
 
-# By detector: the fields of the request that a table's history gives.
+# What is asked in the detector's own words, by detector. The others judge the newest of their past once more.
 _ASKED: Final[dict[str, Callable[[str, Catalogue], dict[str, Any]]]] = {"volume": _count, "timeliness": lambda *_: {}}
 
 
 def check(detector: str) -> None:
-    """Raises InvalidRequest where a table's newest point cannot be asked about."""
-    if detector not in _ASKED:
-        raise InvalidRequest(f"tables: \"all\" is for {', '.join(_ASKED)}; give the items of {detector}.", "tables")
+    """Raises InvalidRequest for a detector that wants to know more than the table."""
+    asked = DETECTORS[detector]
+    try:
+        asked.request.model_validate({**asked.blank, "table_id": "any"})
+    except ValidationError as error:
+        why = refusal(error.errors()).message
+        raise InvalidRequest(f"A table alone is not enough for {detector}, give the items: {why}", "tables") from None
 
 
 def asked(detector: str, tables: Iterable[Item], catalogue: Catalogue) -> Iterator[Item]:
@@ -44,9 +54,25 @@ def asked(detector: str, tables: Iterable[Item], catalogue: Catalogue) -> Iterat
             return item
         given = json.loads(text)
         try:
-            return line, json.dumps({**given, **_ASKED[detector](given["table_id"], catalogue), "record": False}).encode()
+            fields = _ASKED[detector](given["table_id"], catalogue) if detector in _ASKED else DETECTORS[detector].blank
+            return line, json.dumps({**given, **fields, "record": False}).encode()
         except InvalidRequest as error:
             return line, error
 
     with ThreadPoolExecutor(READERS) as pool:
         yield from pool.map(ask, tables)
+
+
+def score(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> list[Outcome]:
+    """`many.score` for the requests of `asked`."""
+    return many.score(name, requests, catalogue, now) if name in _ASKED else [_again(name, r, catalogue) for r in requests]
+
+
+def _again(name: str, request: Any, catalogue: Catalogue) -> Outcome:
+    """The newest point of the past, judged by what was before it."""
+    try:
+        for answer in DETECTORS[name].replay(request, catalogue, 1):
+            return Outcome(answer)
+    except ServiceError as error:
+        return Outcome(error=error)
+    return Outcome(error=InvalidRequest("The table has no history.", "table_id"))

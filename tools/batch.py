@@ -22,7 +22,7 @@ from tools.local_host.process import DEFAULT_KEY
 
 USAGE_ERROR = 2
 ENDED = ("succeeded", "failed", "cancelled", "interrupted")
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 MAX_UPLOAD_BYTES = 64 * 2**20
 KINDS = {".ndjson": "application/x-ndjson", ".jsonl": "application/x-ndjson", ".csv": "text/csv",
          ".parquet": "application/vnd.apache.parquet"}
