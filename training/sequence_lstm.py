@@ -32,7 +32,7 @@ type Forecast = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long and how large: 1,000 windows, 12 times over, are learnt in some ten seconds on one core."""
+    """How long and how large: 1,000 windows of a week, 12 times over, are learnt in five to ten seconds on one core."""
 
     hidden: int = 32
     epochs: int = 12
