@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import azure.durable_functions as df
 import azure.functions as func
 
 from shared import tables as known
 from shared.answers import answer, refusals
-from shared.worker import tables
+from shared.worker import tables, watch
 
 blueprint = df.Blueprint()
 
@@ -15,7 +17,10 @@ blueprint = df.Blueprint()
 @blueprint.route(route="v1/tables/{table_id}", methods=["POST"])
 @refusals
 def describe_table(req: func.HttpRequest) -> func.HttpResponse:
-    return answer(known.describe(tables(), req.route_params["table_id"], req.get_body()))
+    table_id = req.route_params["table_id"]
+    described = known.describe(tables(), table_id, req.get_body())
+    watch().soon(table_id, datetime.now(UTC), is_new="schedule" in described["settings"])
+    return answer(described)
 
 
 @blueprint.route(route="v1/tables/{table_id}", methods=["GET"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
+from shared.alerts import Alerts
 from shared.batches import Batches
 from shared.catalogue import Catalogue
+from shared.events import Publisher
+from shared.freshness import Sweep, Watch
 from shared.history import History
 from shared.jobs import Jobs
 from shared.queues import Queues
@@ -46,3 +49,22 @@ def tables() -> Tables:
 @cache
 def batches() -> Batches:
     return Batches(catalogue().blobs, catalogue().settings)
+
+
+@cache
+def alerts() -> Alerts:
+    return Alerts(history(), catalogue().settings.alerts_table)
+
+
+@cache
+def publisher() -> Publisher:
+    return Publisher(queues(), catalogue().settings)
+
+
+@cache
+def watch() -> Watch:
+    return Watch(history(), catalogue().settings.alerts_table)
+
+
+def sweep() -> Sweep:
+    return Sweep(catalogue(), tables(), alerts(), watch(), publisher())
