@@ -1,6 +1,8 @@
 """Every detector through the whole service: history in bulk, a training job, a verdict by the model, a call remembered."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.test_service import eventually
 from tests.test_training_jobs import finished
+from tools.made_up import batches, hours, profiles
 
 MONDAY = datetime(2026, 6, 1, 6, 30, tzinfo=UTC)
 
@@ -20,7 +23,9 @@ def ask(service: httpx.Client, detector: str, **body: Any) -> dict[str, Any]:
 
 
 def load(service: httpx.Client, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return dict(service.post("/v1/observations", content="\n".join(map(json.dumps, rows))).json())
+    response = service.post("/v1/observations", content="\n".join(map(json.dumps, rows)))
+    assert response.status_code in (200, 422), response.text
+    return dict(response.json())
 
 
 def arrivals(days: int) -> list[datetime]:
@@ -60,6 +65,78 @@ def test_a_feed_is_loaded_trained_and_judged(service: httpx.Client) -> None:
     assert late["state"] == "late" and late["is_anomaly"] and late["model"]["name"] == "timeliness-anomaly.feed"
     early = ask(service, "timeliness", table_id="feed", as_of="2026-08-30T05:00:00Z", record=False)
     assert early["state"] == "pending" and not early["is_anomaly"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a detector is loaded, trained and asked: history of `n` points, its rows, and the body that judges a point."""
+
+    n: int
+    entries: Callable[[int, int], list[dict[str, Any]]]
+    row: Callable[[dict[str, Any]], dict[str, Any]]
+    body: Callable[[dict[str, Any]], dict[str, Any]]
+    broken: Callable[[dict[str, Any]], dict[str, Any]]
+    training: dict[str, Any]
+
+
+ROUTES = {
+    "distribution": Route(40, profiles, lambda e: {"profile": e}, lambda e: {"current_profile": e},
+                          lambda e: e | {"columnProfiles": e["columnProfiles"][1:]}, {"algorithm": "knn"}),
+    "pattern": Route(12, batches, lambda e: e | {"column": "order_id"}, lambda e: e | {"column": "order_id"},
+                     lambda e: e | {"values": [v.lower() for v in e["values"]]}, {"column": "order_id"}),
+    "sequence": Route(28 * 24, hours, lambda e: e | {"values": {"orders": e["values"][0]}},
+                      lambda e: {"metrics": ["orders"], "points": [e]}, lambda e: e | {"values": [5_000.0]},
+                      {"algorithm": "hypothesis_filter"}),
+}
+
+
+@pytest.mark.parametrize("detector", ROUTES)
+def test_history_is_loaded_a_model_trained_and_a_fault_found(service: httpx.Client, detector: str) -> None:
+    route, table = ROUTES[detector], {"table_id": f"orders-{detector}"}
+    *history, point = route.entries(0, route.n + 1)
+    report = load(service, [{"detector": detector, **table, **route.row(entry)} for entry in history])
+    assert (report["accepted"], report["rejected"]) == (route.n, 0), report
+    baseline = ask(service, detector, **table, **route.body(point), record=False)
+    assert baseline["status"] == "evaluated" and not baseline["is_anomaly"] and baseline["model"]["name"] is None
+
+    accepted = service.post(f"/v1/train/{detector}-anomaly", json={**table, "training_days": 400, **route.training})
+    assert accepted.status_code == 202, accepted.text
+    job = finished(service, accepted.json()["status_url"])
+
+    assert job["state"] == "succeeded", job
+    answer = ask(service, detector, **table, **route.body(point), record=False)
+    assert answer["model"]["name"] == job["model_name"] and not answer["is_anomaly"]
+    broken = ask(service, detector, **table, **route.body(route.broken(point)), record=False)
+    assert broken["is_anomaly"] and broken["message"] and set(answer) == set(broken)
+
+
+@pytest.mark.parametrize("detector", ROUTES)
+def test_what_a_call_saw_is_known_to_the_next(service: httpx.Client, detector: str) -> None:
+    route, table = ROUTES[detector], {"table_id": f"seen-{detector}"}
+    *history, point = route.entries(0, 13)
+    for entry in history:
+        ask(service, detector, **table, **route.body(entry))
+
+    def known() -> bool:
+        answer = ask(service, detector, **table, **route.body(point), record=False)
+        return bool(answer["history"]["points"] >= 12)
+
+    assert eventually(known)
+
+
+@pytest.mark.parametrize("detector", ROUTES)
+def test_the_past_is_judged_again(service: httpx.Client, detector: str) -> None:
+    route, table = ROUTES[detector], {"table_id": f"past-{detector}"}
+    entries = route.entries(0, route.n)
+    entries[-3] = route.broken(entries[-3])
+    load(service, [{"detector": detector, **table, **route.row(entry)} for entry in entries])
+    body = {"detector": detector, **table, **{k: v for k, v in route.body({}).items() if k in ("column", "metrics")}}
+
+    report = service.post("/v1/backtest", json=body).json()
+
+    moment = entries[-3].get("timestamp", entries[-3].get("profiledAt"))
+    flagged = {point["timestamp"][:10] for point in report["flagged"]}
+    assert datetime.fromisoformat(moment).date().isoformat() in flagged, report
 
 
 def test_an_arrival_told_in_a_call_is_known_to_the_next(service: httpx.Client) -> None:
