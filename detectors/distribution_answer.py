@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 
 from detectors import distribution_words as words
@@ -13,7 +14,7 @@ from detectors.decision import confidence_of, severity_of
 from detectors.distribution_history import Known
 from detectors.distribution_verdict import METHOD, Verdict, changed, verdict
 from detectors.metrics import FloatArray
-from detectors.profiles import FEWEST_VALUES, Batch
+from detectors.profiles import FEWEST_VALUES, Batch, Layout
 from detectors.schema import Finding
 from detectors.tails import Tail
 from shared.contract import HistoryUse, ModelUse
@@ -110,10 +111,14 @@ class Answering:
         return silent
 
     def _distances(self, distance: Mapping[str, tuple[float, float]]) -> dict[str, Distance]:
-        nulls = {column: value for (column, metric), value in zip(self.batch.layout.features, self.batch.values.tolist(),
-                                                                  strict=True) if metric == "null_rate"}
+        places = _null_rates(self.batch.layout)
+        nulls = {column: float(self.batch.values[places[column]]) for column in distance.keys() & places.keys()}
         return {column: Distance(psi=round(psi, 4), js=round(js, 4),
                                  n=round(self.batch.rows * (1 - nulls.get(column, 0.0))))
                 for column, (psi, js) in distance.items()}
 
 
+@lru_cache(64)
+def _null_rates(layout: Layout) -> dict[str, int]:
+    """Where the share of nulls of every column stands."""
+    return {column: place for place, (column, metric) in enumerate(layout.features) if metric == "null_rate"}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ _PERCENTAGES = (
     ("top_freq", "top_percentage"), ("true_rate", "true_percentage"), ("digit_frac", "digit_percentage"),
     ("upper_frac", "upper_percentage"), ("space_frac", "space_percentage"), ("nonascii_frac", "non_ascii_percentage"),
 )
+_percentages = attrgetter(*(field for _, field in _PERCENTAGES))
 _FAMILIES: tuple[tuple[Family, re.Pattern[str]], ...] = (
     ("boolean", re.compile(r"bool|bit$")),
     ("date", re.compile(r".*(date|time)")),
@@ -211,8 +213,8 @@ def _nulls(column: ColumnProfile, rows: float) -> float | None:
 def _column_metrics(column: ColumnProfile, family: Family, rows: float, present: float,
                     moment: datetime | None) -> dict[str, float]:
     """The metrics of one column, but for its null rate."""
-    found: dict[str, float | None] = {metric: share / 100 for metric, field in _PERCENTAGES
-                                      if (share := getattr(column, field)) is not None}
+    shares = zip(_PERCENTAGES, _percentages(column), strict=True)
+    found: dict[str, float | None] = {metric: share / 100 for (metric, _), share in shares if share is not None}
     found["distinct_count"] = column.distinct_count
     if column.distinct_count is not None:
         found["distinct_ratio"] = min(column.distinct_count / rows, 1.0)
