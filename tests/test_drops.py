@@ -230,5 +230,19 @@ def test_an_answer_too_long_for_a_message_is_told_in_short(catalogue: Catalogue)
     assert short["result"] == "results/orders/wide.json.json"
 
 
+def test_a_long_error_is_told_in_short_too(catalogue: Catalogue) -> None:
+    columns = [{"columnName": f"c{i}", "quantiles": {"x" * 900: 1}} for i in range(100)]
+
+    told = judge(catalogue, file("orders/x.json", json.dumps({"rowCount": 1, "columnProfiles": columns}).encode()))
+
+    short = json.loads(told.results[0])
+    assert short["error"]["code"] == "InvalidRequest" and "quantiles" in short["error"]["message"]
+    assert short["error"]["details"] == [] and len(told.results[0]) < 61_440
+
+
+def test_a_date_in_the_name_of_the_table_is_no_time(catalogue: Catalogue) -> None:
+    assert drop(catalogue, "orders_20240101/x.csv", CSV)["answers"][1]["timestamp"] == "2026-07-06T03:20:00Z"
+
+
 def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
