@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,9 +18,10 @@ from detectors.directory import DETECTORS
 from shared.batch_input import Item
 from shared.batches import Figures, fault_of
 from shared.catalogue import Catalogue
-from shared.contract import Answer, DetectOptions, parse
+from shared.contract import Answer, DetectOptions, JudgedObservation, parse
 from shared.contract_tables import Table, with_defaults
 from shared.errors import ServiceError, StorageUnavailable
+from shared.history import Point
 from shared.tables import Tables
 
 SLOWEST: Final = 10
@@ -93,6 +94,9 @@ def judge(name: str, items: Iterable[Item], catalogue: Catalogue, now: datetime,
 def keep(name: str, judged: Sequence[Judged], catalogue: Catalogue) -> None:
     """Puts what was seen into the history, many at a time. Harmless when repeated. Raises StorageUnavailable."""
     seen = [one for one in judged if one.observation is not None]
+    if name == "volume":
+        _keep_counts(seen, catalogue)
+        return
     tables = {one.answer.table_id for one in seen if one.answer and one.answer.table_id}
     catalogue.history.record_many(name, dict.fromkeys(tables, ()))  # lists them, a hundred in one go
 
@@ -108,6 +112,15 @@ def keep(name: str, judged: Sequence[Judged], catalogue: Catalogue) -> None:
 
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(observe, seen))
+
+
+def _keep_counts(seen: Sequence[Judged], catalogue: Catalogue) -> None:
+    """In transactions, a third of the work: what is judged now was not observed later by anybody else."""
+    points: dict[str, list[Point]] = defaultdict(list)
+    for one in seen:
+        count = JudgedObservation.model_validate_json(one.observation or "")
+        points[count.table_id].append(Point(count.timestamp, count.value, count.status, count.score, count.model))
+    catalogue.history.record_many("volume", points)
 
 
 def figures(judged: Sequence[Judged]) -> Figures:
@@ -162,7 +175,10 @@ def _score(score: Scorer, name: str, requests: Sequence[Any], catalogue: Catalog
         raise
     except Exception:
         log.exception("A chunk could not be scored in one go; its items are scored one by one.")
-        return list(_one_by_one(score, name, requests, catalogue, now))
+        outcomes = list(_one_by_one(score, name, requests, catalogue, now))
+        if len(outcomes) > 1 and all(isinstance(outcome.error, InternalError) for outcome in outcomes):
+            raise  # it is not the items
+        return outcomes
 
 
 def _one_by_one(score: Scorer, name: str, requests: Sequence[Any], catalogue: Catalogue,
@@ -172,8 +188,7 @@ def _one_by_one(score: Scorer, name: str, requests: Sequence[Any], catalogue: Ca
             yield score(name, [request], catalogue, now)[0]
         except ServiceError:
             raise
-        except Exception as error:
-            log.exception("An item could not be scored.")
+        except Exception as error:  # the log has the first of them, from the whole chunk
             yield many.Outcome(error=InternalError(f"The detector failed ({type(error).__name__}); the log says why."))
 
 

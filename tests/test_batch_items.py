@@ -39,6 +39,11 @@ def test_an_item_that_breaks_the_detector_fails_alone() -> None:
     assert judged[0].answer is not None and judged[0].answer.status == "evaluated"
 
 
+def test_a_detector_that_fails_on_every_item_is_no_fault_of_the_items() -> None:
+    with pytest.raises(ZeroDivisionError):
+        judge("volume", of_list([item("a", 13), item("b", 13)]), Catalogue(Settings()), NOW, score=breaks_on_thirteen)
+
+
 def test_items_that_cannot_be_read_keep_the_name_they_give_themselves() -> None:
     items = of_list([{"table_id": "orders", "current_row_count": "x"}, {"request_id": "r1"}, [], "text", {"table_id": 7}])
 
