@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,61 +14,19 @@ from shared import events
 from shared.events import Publisher, cloud_event, deliver, post, signature
 from shared.queues import Queues
 from shared.settings import InvalidSetting, Settings
+from tests.webhook import SECRET, Receiver, receiving, verified
 
 NIGHT = datetime(2026, 9, 21, 2, tzinfo=UTC)
-SECRET = "whsec_" + base64.b64encode(b"a secret of some length").decode()
 
 
 def event(subject: str = "orders", **data: Any) -> dict[str, Any]:
     return cloud_event(events.ANOMALY, "volume", subject, NIGHT, {"message": "412 rows", **data}, (None, "2026-09-21"))
 
 
-def verified(secret: str, headers: dict[str, str], body: bytes) -> bool:
-    """What a receiver does, written down once more."""
-    key = base64.b64decode(secret.removeprefix("whsec_")) if secret.startswith("whsec_") else secret.encode()
-    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-    expected = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-    fresh = abs(time.time() - int(headers["webhook-timestamp"])) < 300
-    return fresh and hmac.compare_digest(expected, headers["webhook-signature"])
-
-
-class Receiver(ThreadingHTTPServer):
-    """A webhook that answers with `statuses` in turn, then 204, and keeps what it was sent."""
-
-    def __init__(self, *statuses: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Hook)
-        self.statuses, self.taken = list(statuses), list[tuple[dict[str, str], bytes]]()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook"
-
-
-class _Hook(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.taken.append(({name.lower(): value for name, value in self.headers.items()}, body))
-        status = self.server.statuses.pop(0) if self.server.statuses else 204
-        self.send_response(status)
-        if status == 302:
-            self.send_header("Location", self.server.url)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Silence."""
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with receiving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_an_event_has_what_cloudevents_asks_for():
