@@ -142,7 +142,7 @@ def test_the_same_key_is_the_same_batch_and_never_runs_twice(service: httpx.Clie
 
 
 def test_a_cancelled_batch_stops_leaves_what_is_done_and_can_go_on(service: httpx.Client, account: str) -> None:
-    accepted = post(service, items=[item(n) for n in range(4000)])
+    accepted = post(service, items=[item(n) for n in range(3000)])
     eventually(lambda: service.get(path_of(accepted)).json()["parts"] >= 1, seconds=60)
 
     cancelled = service.post(f"{path_of(accepted)}/cancel")
@@ -150,13 +150,13 @@ def test_a_cancelled_batch_stops_leaves_what_is_done_and_can_go_on(service: http
     assert cancelled.status_code == 202 and cancelled.json()["state"] == "cancelled"
     eventually(lambda: _is_quiet(account, accepted["batch_id"]), seconds=30)
     batch = service.get(path_of(accepted)).json()
-    assert (batch["state"], batch["total"]) == ("cancelled", 4000) and 1 <= batch["parts"] < 16
+    assert (batch["state"], batch["total"]) == ("cancelled", 3000) and 1 <= batch["parts"] < 12
     assert len(lines(service, batch)) == batch["done"]
     done = scored(account, accepted["batch_id"])
     assert service.post(f"{path_of(accepted)}/restart").status_code == 202
     batch = ended(service, accepted)
-    assert (batch["state"], batch["done"]) == ("succeeded", 4000)
-    assert sorted(r["line"] for r in lines(service, batch)) == list(range(1, 4001))
+    assert (batch["state"], batch["done"]) == ("succeeded", 3000)
+    assert sorted(r["line"] for r in lines(service, batch)) == list(range(1, 3001))
     assert scored(account, accepted["batch_id"]).items() >= done.items()
     assert service.post(f"{path_of(accepted)}/restart").status_code == 409
     assert service.post(f"{path_of(accepted)}/cancel").json()["state"] == "succeeded"
@@ -172,7 +172,7 @@ def test_a_batch_that_the_host_did_not_survive_is_finished_from_what_is_written(
     with Azurite(tmp_path, tuple(free_ports(3))) as azurite:  # type: ignore[arg-type]  # three they are
         account = azurite.connection_string()
         with LocalHost(APP, settings(account)) as host, client_of(host) as service:
-            request = {"items": [item(n, table_id=f"../{n}") if n % 100 == 0 else item(n) for n in range(2000)]}
+            request = {"items": [item(n, table_id=f"../{n}") if n % 100 == 0 else item(n) for n in range(1500)]}
             accepted = post(service, "survivor", **request)
             eventually(lambda: service.get(path_of(accepted)).json()["parts"] >= 2, seconds=60)
 
@@ -184,10 +184,10 @@ def test_a_batch_that_the_host_did_not_survive_is_finished_from_what_is_written(
             batch = ended(service, again)
 
             assert interrupted["state"] == "interrupted" and "restart" in interrupted["reason"]
-            assert 2 <= interrupted["parts"] < 8 and interrupted["done"] == 250 * interrupted["parts"]
+            assert 2 <= interrupted["parts"] < 6 and interrupted["done"] == 250 * interrupted["parts"]
             assert again["batch_id"] == accepted["batch_id"]
-            assert (batch["state"], batch["done"], batch["failed"]) == ("succeeded", 2000, 20)
-            assert [r["line"] for r in lines(service, batch)] == list(range(1, 2001))
+            assert (batch["state"], batch["done"], batch["failed"]) == ("succeeded", 1500, 15)
+            assert [r["line"] for r in lines(service, batch)] == list(range(1, 1501))
             kept = {chunk: etag for chunk, etag in scored(account, accepted["batch_id"]).items() if done.get(chunk) == etag}
             assert len(kept) >= interrupted["parts"]
 

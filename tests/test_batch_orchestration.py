@@ -138,7 +138,7 @@ def _activity(name: str, calls: Counter[str], failing: dict[str, int]) -> Callab
         calls[what] += 1
         if calls[what] <= failing.get(what, 0):
             raise ConnectionError(f"try {calls[what]}")
-        return {"plan_batch": {"chunks": 450}, "finish_batch": {"total": 1}}.get(name)
+        return {"plan_batch": {"chunks": 210}, "finish_batch": {"total": 1}}.get(name)
 
     run.__name__ = name
     return run
@@ -151,13 +151,13 @@ def run(client: TaskHubGrpcClient, batch_id: str) -> Any:
 
 def test_under_replay_activities_that_die_twice_are_tried_again_and_all_chunks_are_scored_once(engine: Any) -> None:
     client, calls, failing = engine
-    failing |= {"plan_batch:flaky:": 1, "score_chunk:flaky:7": 2, "score_chunk:flaky:450": 2}
+    failing |= {"plan_batch:flaky:": 1, "score_chunk:flaky:7": 2, "score_chunk:flaky:210": 2}
 
     state = run(client, "flaky")
 
     assert state.runtime_status == OrchestrationStatus.COMPLETED, state.failure_details
     scored = {name: n for name, n in calls.items() if name.startswith("score_chunk:flaky:")}
-    assert len(scored) == 450 and sum(scored.values()) == 450 + 4
+    assert len(scored) == 210 and sum(scored.values()) == 210 + 4
     assert (calls["plan_batch:flaky:"], calls["finish_batch:flaky:"], calls["fail_batch:flaky:"]) == (2, 1, 0)
 
 
@@ -168,4 +168,4 @@ def test_under_replay_batches_beside_each_other_do_not_mix(engine: Any) -> None:
         states = list(pool.map(lambda n: run(client, f"side{n}"), range(3)))
 
     assert [s.runtime_status for s in states] == [OrchestrationStatus.COMPLETED] * 3
-    assert all(calls[f"score_chunk:side{n}:{chunk}"] == 1 for n in range(3) for chunk in range(1, 451))
+    assert all(calls[f"score_chunk:side{n}:{chunk}"] == 1 for n in range(3) for chunk in range(1, 211))
