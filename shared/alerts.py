@@ -212,7 +212,7 @@ class Alerts:
         return Told(detector, table_id, part, _STATE.validate_json(found[0]["state"]), found[1])
 
     def open(self, detector: str) -> Iterator[Told]:
-        """The states of a detector with an open outage, or with something that waits to be told."""
+        """The states of a detector with an open outage, or the beginning of one, or with something that waits to be told."""
         for slot in range(_SLOTS):
             where = f"PartitionKey eq '{check_id(detector, 'detector')}:{slot:02d}' and (open eq true or waiting eq true)"
             for row in self._entities.query(where, ["RowKey", "state", "part"]):
@@ -221,7 +221,8 @@ class Alerts:
     def _write(self, known: Told) -> bool:
         partition, row = _address(known.detector, known.table_id, known.part)
         entity = {"PartitionKey": partition, "RowKey": row, "state": _STATE.dump_json(known.state).decode(),
-                  "open": known.state.opened is not None, "waiting": bool(known.state.outbox)}
+                  "open": known.state.opened is not None or known.state.seen[-1].wrong,
+                  "waiting": bool(known.state.outbox)}
         return self._entities.swap(entity | ({"part": known.part} if known.part else {}), known.etag)
 
 

@@ -33,7 +33,7 @@ from shared.settings import InvalidSetting, Settings
 
 ANOMALY, RECOVERED, INCIDENT = (f"com.claritydq.{kind}.v1" for kind in ("anomaly", "recovered", "incident"))
 LONGEST_MESSAGE: Final = 2000  # characters
-TRIES: Final = 30
+TRIES: Final = 34  # about a day
 FIRST_PAUSE, LONGEST_PAUSE = 2, 3600  # seconds
 RECEIVER_SECONDS: Final = 10.0
 
@@ -90,7 +90,7 @@ def deliver(message: bytes, queues: Queues, settings: Settings) -> None:
         log.error("The webhook did not take event %s in %d tries: %s", event["id"], tries, problem)
         queues.put(f"{queue}-poison", json.dumps({"reason": problem, "event": event, "tries": tries}))
         return
-    pause = min(FIRST_PAUSE * 4 ** (tries - 1), LONGEST_PAUSE)
+    pause = min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE)
     log.warning("The webhook did not take event %s (%s): again in %d seconds.", event["id"], problem, pause)
     queues.put(queue, json.dumps({"event": event, "tries": tries}), delay_seconds=pause)
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from shared.cache import Cache
-from shared.contract import check_size, refusal, whole_number
-from shared.contract_tables import Table
+from shared.contract import DetectOptions, check_size, refusal, whole_number
+from shared.contract_tables import Table, with_defaults
 from shared.entities import Entities, Row, quoted
-from shared.errors import InvalidJson, InvalidRequest, NotFound, PayloadTooLarge
+from shared.errors import InvalidJson, InvalidRequest, NotFound, PayloadTooLarge, StorageUnavailable
 from shared.history import History
 from shared.ids import check_id
 
@@ -92,6 +92,16 @@ class Tables:
     def _read(self, table_id: str) -> tuple[Table | None, str | None]:
         found = self._entities.get(_PARTITION, table_id)
         return (None, None) if found is None else (_parsed(found[0]), found[1])
+
+
+def settled[T: DetectOptions](request: T, detector: str, tables: Tables) -> tuple[T, list[str]]:
+    """The request with its table's settings, and the warning where storage does not answer and nothing is in memory."""
+    if request.table_id is None:
+        return request, []
+    try:
+        return with_defaults(request, tables.get(request.table_id), detector), []
+    except StorageUnavailable:
+        return request, ["Storage does not answer: the table's settings were left out."]
 
 
 def describe(tables: Tables, table_id: str, body: bytes) -> dict[str, Any]:

@@ -59,6 +59,20 @@ def consider(message: bytes, alerts: Alerts, tables: Tables, publisher: Publishe
     _tell_each(known, now, alerts, publisher)
 
 
+def consider_many(detector: str, verdicts: Sequence[Verdict], alerts: Alerts, tables: Tables) -> None:
+    """What many verdicts of one detector, found together, mean for alerts; `announce` tells them. It may be repeated.
+
+    Only anomalies and tables that something was wrong with are looked at, so that a large batch costs what is wrong in it.
+    """
+    watched = {(known.table_id, known.part) for known in alerts.open(detector)}
+
+    def take(verdict: Verdict) -> None:
+        table = tables.get(verdict.table_id)
+        alerts.consider(verdict, table.policy(detector) if table else AlertPolicy())
+
+    _each([one for one in verdicts if one.is_anomaly or (one.table_id, one.part) in watched], take)
+
+
 @dataclass(frozen=True, slots=True)
 class Announced:
     """How many events of each kind were published."""

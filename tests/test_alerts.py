@@ -284,3 +284,16 @@ def test_many_outages_of_one_source_are_one_event_and_their_end_is_one(desk):
     (end,) = desk.published()
     assert end["subject"] == incident["subject"] and end["data"]["tables"] == 20
     assert list(desk.alerts.open("volume")) == [next(desk.alerts.open("volume"))]  # t399 alone is still out
+
+
+def test_of_many_verdicts_only_what_is_or_was_wrong_is_looked_at(desk):
+    desk.tables.put("two", {"settings": {"alerts": {"consecutive": 2}}})
+    read, asked = desk.alerts.read, []
+    desk.alerts.read = lambda detector, table_id, part=None: (asked.append(table_id), read(detector, table_id, part))[1]
+
+    for day, wrong in ((1, {"one", "two"}), (2, set()), (3, {"two"})):
+        verdicts = [verdict(day, table_id in wrong, table_id) for table_id in ("one", "two", "a", "b", "c")]
+        telling.consider_many("volume", verdicts, desk.alerts, desk.tables)
+
+    assert set(asked) == {"one", "two"}
+    assert desk.announce({}) == telling.Announced(anomalies=1, recovered=1)  # `two` was never wrong twice in a row

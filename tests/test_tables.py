@@ -165,6 +165,17 @@ def test_a_request_takes_from_the_table_what_its_caller_left_out():
     assert with_defaults(asked, None, "volume") is asked
 
 
+def test_without_storage_a_request_goes_on_as_it_came_and_says_so(tables):
+    away = Settings(connection_string="AccountName=a;AccountKey=a2V5;TableEndpoint=http://127.0.0.1:9/a")
+    asked, warnings = known.settled(volume(table_id="orders"), "volume", Tables(History(away), "described"))
+    assert asked.sensitivity == 90 and "settings were left out" in warnings[0]
+
+    say(tables, "orders", settings={"sensitivity": 50})
+    asked, warnings = known.settled(volume(table_id="orders"), "volume", tables)
+    assert asked.sensitivity == 50 and warnings == []
+    assert known.settled(volume(), "volume", tables) == (volume(), [])
+
+
 def test_settings_of_one_detector_go_before_those_of_all():
     both = table(sensitivity=50, direction="drop", detectors={"volume": {"sensitivity": 99}})
 
