@@ -1,7 +1,8 @@
 """From the evidence against each metric to one verdict on a bucket: the alarm rate is that of all metrics together.
 
-Evidence is surprise: -ln of the probability that a normal bucket shows as much. On four real series .61, .81, .95 and .99 of
-the hours flagged from a score of .99, .995, .999 and .9999 on were faults, where `confidence_of` says .54, .79, .96 and 1.00.
+Evidence is surprise: -ln of the probability that a normal bucket shows as much. Of the hours of four real series that were
+flagged from a score of .99, .995, .999 and .9999 on, .61, .81, .95 and .99 were faults; `confidence_of` says .54, .79, .96
+and 1.00.
 """
 
 from __future__ import annotations

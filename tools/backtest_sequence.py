@@ -42,8 +42,8 @@ def replay_folder(folder: Path, out: Path) -> Iterator[str]:
             writer.writerow(COLUMNS)
             writer.writerows(judged)
         yield f"{path.stem}: {summary(rows, judged)}"
-        if "label" in rows[0]:
-            others.append(unforeseen(hours, values, metrics, rows))
+        if "label" in rows[0] and (measured := unforeseen(hours, values, metrics, rows)):
+            others.append(measured)
     if others:
         auc, precision, found, alarms = np.mean(others, axis=0)
         yield (f"faults without a hypothesis: AUC {auc:.3f}, AP {precision:.3f}, {found:.2f} of them found, "
@@ -74,11 +74,11 @@ def replay(hours: IntArray, values: FloatArray, metrics: list[str]) -> list[tupl
 
 
 def unforeseen(hours: IntArray, values: FloatArray, metrics: list[str], rows: list[dict[str, str]]
-               ) -> tuple[float, float, float, float]:
+               ) -> tuple[float, float, float, float] | None:
     """AUC, average precision, share found and false positive rate of OTHERS, three days of each, the same every time.
 
     They go into whole days after the training part, two days or more from a label and from each other. Hours with a label,
-    and the day after them, do not count.
+    and the day after them, do not count. None where there is no such day.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -97,6 +97,8 @@ def unforeseen(hours: IntArray, values: FloatArray, metrics: list[str], rows: li
         own, before, week = (values[day - lag : day - lag + DAY, metric] for lag in (0, DAY, 7 * DAY))
         changed[day : day + DAY, metric] = fault(own, before, week)
         injected[day : day + DAY] = (changed != values)[day : day + DAY].any(axis=1)
+    if not injected.any():
+        return None
     judged = replay(hours, changed, metrics)
     score, flagged = np.array([float(str(row[0] or 0.0)) for row in judged]), np.array([row[1] == 1 for row in judged])
     after = np.convolve(label, np.ones(DAY + 1))[: len(label)] > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,7 @@ def fit(values: FloatArray, start: int, granularity: str, effort: Effort | None 
 
     `scale` is that of the errors on the training data; held-out ones know better (`with_errors`). Raises NotEnoughHistory.
     """
-    jax, optax = libraries()
-    jnp = jax.numpy
+    jax, _ = libraries()
     effort = effort or Effort()
     read, lead = WINDOWS[granularity]
     length, n, m = read + lead, len(values), values.shape[1]
@@ -125,21 +125,10 @@ def fit(values: FloatArray, start: int, granularity: str, effort: Effort | None 
     counts = np.isfinite(z[:, -lead:]).astype(np.float32).reshape(len(ends), -1)
     inputs = inputs.astype(np.float32)
 
-    def loss(weights: Any, x: Any, y: Any, known: Any) -> Any:
-        forecast = _hidden(jax, weights, x) @ weights["head"] + weights["bias"]
-        return jnp.sum(known * optax.huber_loss(forecast, y)) / jnp.maximum(jnp.sum(known), 1.0)
-
     batch = min(effort.batch, len(ends))
     steps = max(effort.epochs * (len(ends) // batch), 1)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(effort.rate, steps)))
-
-    @jax.jit  # type: ignore[untyped-decorator]
-    def update(weights: Any, memory: Any, x: Any, y: Any, known: Any) -> Any:
-        slope = jax.grad(loss)(weights, x, y, known)
-        change, memory = optimiser.update(slope, memory)
-        return optax.apply_updates(weights, change), memory
-
-    weights = {name: jnp.asarray(part) for name, part in model.weights.items()}
+    optimiser, update = _training(effort.rate, steps)
+    weights = {name: jax.numpy.asarray(part) for name, part in model.weights.items()}
     memory = optimiser.init(weights)
     for _ in range(effort.epochs):
         order = rng.permutation(len(ends))
@@ -170,9 +159,8 @@ def errors_of(model: Lstm, values: FloatArray, start: int, ends: IntArray) -> Fl
 
 def hidden_by_jax(model: Lstm) -> Forecast:
     """The last hidden state as JAX computes it: what the ONNX operator is compared with."""
-    jax, _ = libraries()
-    compiled = jax.jit(lambda x: _hidden(jax, model.weights, x))
-    return lambda inputs: np.asarray(compiled(np.asarray(inputs, np.float32)), np.float64)
+    weights = {name: model.weights[name] for name in ("W", "R", "B")}
+    return lambda inputs: np.asarray(_forward()(weights, np.asarray(inputs, np.float32)), np.float64)
 
 
 def libraries() -> tuple[Any, Any]:
@@ -189,6 +177,32 @@ def device() -> str:
     """What JAX computes on: `cpu`, or a GPU's name."""
     first = libraries()[0].devices()[0]
     return str(first.platform if first.platform == "cpu" else first.device_kind)
+
+
+@cache
+def _forward() -> Any:
+    """Compiled once for each shape."""
+    jax, _ = libraries()
+    return jax.jit(lambda weights, x: _hidden(jax, weights, x))
+
+
+@lru_cache(maxsize=8)
+def _training(rate: float, steps: int) -> tuple[Any, Any]:
+    """The optimiser, and one step of it: (weights, memory, x, y, known) -> (weights, memory)."""
+    jax, optax = libraries()
+    jnp = jax.numpy
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps)))
+
+    def loss(weights: Any, x: Any, y: Any, known: Any) -> Any:
+        forecast = _hidden(jax, weights, x) @ weights["head"] + weights["bias"]
+        return jnp.sum(known * optax.huber_loss(forecast, y)) / jnp.maximum(jnp.sum(known), 1.0)
+
+    def update(weights: Any, memory: Any, x: Any, y: Any, known: Any) -> Any:
+        slope = jax.grad(loss)(weights, x, y, known)
+        change, memory = optimiser.update(slope, memory)
+        return optax.apply_updates(weights, change), memory
+
+    return optimiser, jax.jit(update)
 
 
 def _hidden(jax: Any, weights: Any, x: Any) -> Any:
