@@ -97,8 +97,6 @@ def keep(name: str, judged: Sequence[Judged], catalogue: Catalogue) -> None:
     if name == "volume":
         _keep_counts(seen, catalogue)
         return
-    tables = {one.answer.table_id for one in seen if one.answer and one.answer.table_id}
-    catalogue.history.record_many(name, dict.fromkeys(tables, ()))  # lists them, a hundred in one go
 
     def observe(one: Judged) -> None:
         try:

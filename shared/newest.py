@@ -8,14 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from detectors import many
 from detectors.directory import DETECTORS
 from detectors.many import Outcome
 from shared.batch_input import Item
 from shared.catalogue import Catalogue
-from shared.contract import refusal
 from shared.errors import InvalidRequest, ServiceError
 
 READERS: Final = 8
@@ -34,13 +31,9 @@ _ASKED: Final[dict[str, Callable[[str, Catalogue], dict[str, Any]]]] = {"volume"
 
 
 def check(detector: str) -> None:
-    """Raises InvalidRequest for a detector that wants to know more than the table."""
-    asked = DETECTORS[detector]
-    try:
-        asked.request.model_validate({**asked.blank, "table_id": "any"})
-    except ValidationError as error:
-        why = refusal(error.errors()).message
-        raise InvalidRequest(f"A table alone is not enough for {detector}, give the items: {why}", "tables") from None
+    """Raises InvalidRequest for a detector that is asked about columns, not tables."""
+    if "column" in DETECTORS[detector].request.model_fields:
+        raise InvalidRequest(f"A history does not tell which columns {detector} is for: give the items.", "tables")
 
 
 def asked(detector: str, tables: Iterable[Item], catalogue: Catalogue) -> Iterator[Item]:

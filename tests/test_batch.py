@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 from azure.storage.blob import BlobServiceClient
 
+from detectors.pattern_history import series_name
 from shared.batches import id_of_key
 from shared.history import History
 from shared.settings import Settings
@@ -247,6 +249,31 @@ def test_what_a_batch_sees_is_kept_in_the_history_with_its_verdict(service: http
     assert not len(history.read("volume", "traceless").values)
 
 
+def test_every_feed_is_asked_whether_it_is_late_by_now(service: httpx.Client) -> None:
+    today = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    rows = [{"detector": "timeliness", "table_id": name, "timestamp": (today - timedelta(days=day)).isoformat()}
+            for name, last in (("punctual", 0), ("silent", 4)) for day in range(last, 40)]
+    service.post("/v1/observations", content="\n".join(map(json.dumps, rows)))
+
+    batch = ended(service, post(service, detector="timeliness", tables="all"))
+
+    states = {r["item_id"]: r["answer"]["state"] for r in lines(service, batch)}
+    assert states["punctual"] in ("on_time", "pending") and states["silent"] in ("late", "stopped")
+    assert [a["table_id"] for a in batch["anomalous"]] == ["silent"]
+
+
+def test_a_batch_of_columns_is_judged_and_kept_like_single_calls(service: httpx.Client, account: str) -> None:
+    values = [f"{n:03d}-{n * 7 % 900 + 100}" for n in range(60)]
+    items = [{"table_id": "people", "column": f"phone{n}", "values": values, "timestamp": MONDAY} for n in range(3)]
+
+    batch = ended(service, post(service, detector="pattern", items=[*items, {**items[0], "values": "many"}]))
+
+    assert (batch["state"], batch["done"], batch["failed"]) == ("succeeded", 4, 1), batch
+    assert batch["failures"][0]["target"] == "values"
+    history = History(Settings(connection_string=account))
+    assert [list(history.tables(series_name(f"phone{n}"))) for n in range(4)] == [["people"]] * 3 + [[]]
+
+
 def test_anomalies_that_share_a_label_are_one_incident(service: httpx.Client, account: str) -> None:
     tables = Tables(History(Settings(connection_string=account)), "described")
     for n in range(8):
@@ -270,6 +297,7 @@ def test_anomalies_that_share_a_label_are_one_incident(service: httpx.Client, ac
     ({"input_blob": "batches/gone.csv"}, 404, "input_blob"),
     ({"items": [{}], "detector": "weather"}, 404, "detector"),
     ({"tables": "some"}, 422, "tables"),
+    ({"tables": "all", "detector": "pattern"}, 422, "tables"),
 ])
 def test_a_request_that_makes_no_sense_is_refused_at_once(service: httpx.Client, request_: Any, status: int,
                                                           target: str | None) -> None:
