@@ -26,9 +26,10 @@ from shared.errors import InvalidRequest
 from shared.history import History
 from shared.registry import Registry
 from training import candidates, sequence_backtest, sequence_graph, sequence_lstm
+from training.calibration import Calibration
 from training.candidates import Candidate
 from training.evaluation import Scores
-from training.sequence_backtest import MetricSeries
+from training.sequence_backtest import MetricSeries, Shared
 from training.sequence_lstm import Effort
 from training.series import NotEnoughHistory
 
@@ -141,7 +142,7 @@ def _filter(prepared: Prepared, figures: dict[str, Any]) -> tuple[bytes, dict[st
     series = prepared.series
     trials = sequence_backtest.trials_of(series)
     usual, passes = sequence_backtest.filter_evidence(series, trials)
-    scores, calibration = sequence_backtest.judged(series, trials, usual, passes)
+    scores, calibration = sequence_backtest.judged(series, trials, usual, passes, Shared.fit)
     figures["quality"] = quality(scores)
     card = _card(prepared, BASELINE, 0, ("numpy", "onnx", "ndonnx")) | {"quality": figures["quality"]}
     payload = sequence_graph.export_filter(calibration, len(series.metrics), card)
@@ -153,7 +154,7 @@ def _lstm(prepared: Prepared, figures: dict[str, Any], effort: Effort) -> tuple[
     series = prepared.series
     trials = sequence_backtest.trials_of(series)
     usual, passes, errors = sequence_backtest.lstm_evidence(series, trials, effort)
-    scores, calibration = sequence_backtest.judged(series, trials, usual, passes)
+    scores, calibration = sequence_backtest.judged(series, trials, usual, passes, Calibration.fit)
     figures["quality"] = quality(scores)
     fitted = sequence_lstm.fit(series.values, series.start, series.granularity, effort)
     fitted = replace(sequence_lstm.with_errors(fitted, errors), calibration=calibration)

@@ -9,13 +9,14 @@ Calibrations are made of every other day and used on the others: no day helps to
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from detectors.sequence_filter import RHYTHMS, Filter
-from detectors.sequence_verdict import combined, score_of
+from detectors.sequence_verdict import LOG_ODDS, TAILS, combined, score_of
 from training import sequence_lstm
 from training.calibration import Calibration
 from training.evaluation import Scores
@@ -81,6 +82,34 @@ def held_out(series: MetricSeries) -> IntArray:
     return np.array(whole[-MOST_DAYS:], np.int64)
 
 
+class Surprising(Protocol):
+    """A calibration: raw evidence in, -ln of the probability of a false alarm out."""
+
+    def surprise(self, xp: Any, raw: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A table's own calibration and that of other series, half and half: a few weeks do not show all that is normal.
+
+    Holidays, weather and strikes of the months to come are in the latter; the probability of a false alarm is the mean.
+    """
+
+    own: Calibration
+
+    @classmethod
+    def fit(cls, log_odds: FloatArray) -> Self:
+        """(k,) log odds of held-out normal buckets. Raises NotEnoughHistory."""
+        return cls(Calibration.fit(log_odds))
+
+    def surprise(self, xp: Any, raw: Any) -> Any:
+        return -xp.log(0.5 * xp.exp(-self.own.surprise(xp, raw)) + 0.5 * xp.exp(-_OTHERS.surprise(xp, raw)))
+
+
+# The filter's own map from log odds to surprise, as a calibration: exponential beyond its last knot.
+_OTHERS = Calibration(LOG_ODDS, -np.log(TAILS), float(np.diff(LOG_ODDS)[-1] / np.diff(-np.log(TAILS))[-1]), 1e-9)
+
+
 def trials_of(series: MetricSeries) -> Trials:
     """Which day has which fault, and in which metric, follows from their numbers alone. Raises NotEnoughHistory."""
     days, faults = held_out(series), list(FAULTS.values())
@@ -130,7 +159,8 @@ def lstm_evidence(series: MetricSeries, trials: Trials, effort: Effort) -> tuple
     return raw(series.values, ends), passes, errors
 
 
-def judged(series: MetricSeries, trials: Trials, usual: FloatArray, passes: FloatArray) -> tuple[Scores, Calibration]:
+def judged[S: Surprising](series: MetricSeries, trials: Trials, usual: FloatArray, passes: FloatArray,
+                          fit: Callable[[FloatArray], S]) -> tuple[Scores, S]:
     """Calibrated scores, a row for each day and time that is read, and the calibration made of all held-out buckets.
 
     Of a normal day one pass counts, drawn among those in which it has no fault; of a fault every pass that has it, at the
@@ -141,7 +171,7 @@ def judged(series: MetricSeries, trials: Trials, usual: FloatArray, passes: Floa
     odd = day % 2 == 1
     scores = np.full(passes.shape[:2], np.nan)
     for own in (odd, ~odd):
-        surprise = Calibration.fit(usual[~own].ravel()).surprise(np, passes[:, own])
+        surprise = fit(usual[~own].ravel()).surprise(np, passes[:, own])
         scores[:, own] = score_of(combined(surprise.reshape(-1, passes.shape[2]))[0]).reshape(len(passes), -1)
 
     rng = np.random.default_rng(0)
@@ -153,7 +183,7 @@ def judged(series: MetricSeries, trials: Trials, usual: FloatArray, passes: Floa
         for p in np.flatnonzero(trials.kind[:, i] >= 0).tolist():
             row[:, trials.kind[p, i]] = np.where(_changed(series, trials, p, i, places), scores[p, places], np.nan)
         faulty.append(row)
-    return Scores(np.concatenate(normal), np.concatenate(faulty)), Calibration.fit(usual.ravel())
+    return Scores(np.concatenate(normal), np.concatenate(faulty)), fit(usual.ravel())
 
 
 def _changed(series: MetricSeries, trials: Trials, p: int, day: int, places: IntArray) -> Any:

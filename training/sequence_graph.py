@@ -16,10 +16,9 @@ import spox.opset.ai.onnx.v21 as op
 
 from detectors.artefact import Artefact
 from training import sequence_lstm
-from training.calibration import Calibration
 from training.decision import IR_VERSION, run
 from training.parity import Parity
-from training.sequence_backtest import MetricSeries
+from training.sequence_backtest import MetricSeries, Surprising
 from training.sequence_lstm import GRAIN, Lstm
 from training.series import FloatArray
 
@@ -29,7 +28,7 @@ SAFE = 0.02
 TOLERANCE = 1e-3  # of a spread: less than one grain of the hidden state is worth
 
 
-def export_filter(calibration: Calibration, metrics: int, card: dict[str, Any]) -> bytes:
+def export_filter(calibration: Surprising, metrics: int, card: dict[str, Any]) -> bytes:
     """The probe: no evidence, some, much, and none known."""
     log_odds = ndx.argument(shape=("n", "m"), dtype=ndx.float64)
     model = ndx.build({"log_odds": log_odds}, {"surprise": calibration.surprise(ndx, log_odds)})
@@ -37,7 +36,7 @@ def export_filter(calibration: Calibration, metrics: int, card: dict[str, Any]) 
     return _finished(model, {"log_odds": probe}, card)
 
 
-def filter_parity(payload: bytes, calibration: Calibration, log_odds: FloatArray) -> Parity:
+def filter_parity(payload: bytes, calibration: Surprising, log_odds: FloatArray) -> Parity:
     """(k, m) log odds -> largest difference of a surprise."""
     known = log_odds[np.isfinite(log_odds).all(axis=1)]
     graph = Artefact.load(payload).run({"log_odds": known})["surprise"]
