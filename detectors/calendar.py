@@ -50,6 +50,8 @@ def buckets(timestamps: IntArray, timezone: str = "UTC", granularity: str = "dai
 
 def offsets(seconds: IntArray, tz: ZoneInfo) -> IntArray:
     """(m,) UTC seconds -> (m,) seconds to add for wall time. Looked up by day; on days of a change, asked for each point."""
+    if len(seconds) == 1 or tz.key == "UTC":
+        return np.full(len(seconds), _offset(int(seconds[0]), tz) if len(seconds) else 0, np.int64)
     days = seconds // DAY
     both = np.concatenate([days, days + 1])
     blocks = np.unique(both // BLOCK)

@@ -50,10 +50,9 @@ class Context:
 
     def use(self, window: int | None = None) -> HistoryUse:
         """How much of it a model with this window used."""
-        tail = self.normal[-window:] if window else self.normal
-        known = int(np.isfinite(self.values).sum())
-        used = int(np.isfinite(self.normal).sum())
-        return HistoryUse(points=self.points, used=min(used, int(np.isfinite(tail).sum())) if window else used,
+        usable = np.isfinite(self.normal)
+        known, used = self.points, int(np.count_nonzero(usable))
+        return HistoryUse(points=known, used=int(np.count_nonzero(usable[-window:])) if window else used,
                           excluded=known - used, missing=len(self.values) - known)
 
 

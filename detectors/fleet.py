@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,42 +27,44 @@ TABLES = 512
 class Past:
     """What one table is replayed over: (m,) rows with NaN where unknown and (m,) holiday classes, from bucket `start` on.
 
-    `state` is what was known before, None at the beginning.
+    `known` is the row of numbers that `replay` gave for what came before, None at the beginning.
     """
 
     start: int
     values: FloatArray
     holiday: IntArray
-    state: State | None = None
+    known: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One count to be judged: the state of its table, its bucket with the holiday class, the rows, the threshold."""
+    """One count to be judged: what `replay` gave for its table, its bucket with the holiday class, rows and threshold."""
 
-    state: State
+    known: FloatArray
     time: int
     holiday: int
     value: float
     threshold: float
 
 
-def replay(pasts: Sequence[Past], granularity: str) -> list[State]:
-    """What is known of each table after its past. Pasts may differ in length and in where they begin."""
-    season = SEASONS[granularity]
-    states = [past.state or season.begin for past in pasts]
-    for some in _alike(states, [len(past.values) for past in pasts]):
-        for at, state in _replayed([pasts[i] for i in some], stacked([states[i] for i in some]), granularity):
-            states[some[at]] = state
-    return states
+def replay(pasts: Sequence[Past], granularity: str) -> list[FloatArray]:
+    """What is known of each table after its past, a state as one row of numbers. Pasts may differ in length and in start."""
+    begin = rows_of(SEASONS[granularity].begin)[0]
+    known = [begin if past.known is None else past.known for past in pasts]
+    for some in _alike(known, [len(past.values) for past in pasts]):
+        state = state_of(np.stack([known[i] for i in some]), granularity)
+        for tables, after in _replayed([pasts[i] for i in some], state, granularity):
+            for i, row in zip(tables.tolist(), rows_of(after), strict=True):
+                known[some[i]] = row
+    return known
 
 
 def judge(asked: Sequence[Asked], granularity: str) -> list[Verdict]:
-    """The verdict on each count, of a bucket after its state's last."""
+    """The verdict on each count, of the bucket after the last that is known."""
     season, verdicts = SEASONS[granularity], dict[int, Verdict]()
-    for some in _alike([ask.state for ask in asked], [1] * len(asked)):
+    for some in _alike([ask.known for ask in asked], [1] * len(asked)):
         asks = [asked[i] for i in some]
-        state = stacked([ask.state for ask in asks])
+        state = state_of(np.stack([ask.known for ask in asks]), granularity)
         day = season.days(np, np.array([ask.time for ask in asks]), np.array([ask.holiday for ask in asks]))
         counts, thresholds = (np.array(numbers)[:, None, None, None]
                               for numbers in zip(*((ask.value, ask.threshold) for ask in asks), strict=True))
@@ -73,28 +77,38 @@ def judge(asked: Sequence[Asked], granularity: str) -> list[Verdict]:
     return [verdicts[i] for i in range(len(asked))]
 
 
-def stacked(states: Sequence[State]) -> State:
-    """States with equally many filters as one."""
-    return State(*(np.concatenate(parts) for parts in zip(*states, strict=True)))
+def rows_of(state: State) -> FloatArray:
+    """(n, k): each table's state in one row."""
+    return np.concatenate([part.reshape(len(part), prod(part.shape[1:])) for part in state], axis=1)
 
 
-def split(state: State) -> Iterator[State]:
-    """The tables of a state, each a view of it."""
-    for i in range(len(state.learnt)):
-        yield State(*(part[i:i + 1] for part in state))
+def state_of(rows: FloatArray, granularity: str) -> State:
+    """The inverse of `rows_of`. Raises KeyError for rows that are of no state of this granularity."""
+    parts, at = [], 0
+    for shape in _shapes(granularity)[rows.shape[1]]:
+        parts.append(rows[:, at:at + prod(shape)].reshape(-1, *shape))
+        at += prod(shape)
+    return State(*parts)
 
 
-def _alike(states: Sequence[State], work: Sequence[int]) -> Iterator[list[int]]:
+@cache
+def _shapes(granularity: str) -> dict[int, list[tuple[int, ...]]]:
+    """The shapes of a state's parts by its length as a row: with several filters, and with one."""
+    begin = SEASONS[granularity].begin
+    return {rows_of(state).shape[1]: [part.shape[1:] for part in state] for state in (begin, filter_bank.settle(begin))}
+
+
+def _alike(known: Sequence[FloatArray], work: Sequence[int]) -> Iterator[list[int]]:
     """The indices of states with equally many filters and something to do, TABLES at a time, the longest work first."""
-    order = sorted((i for i in range(len(states)) if work[i]), key=lambda i: -work[i])
-    for filters in {states[i].vote.shape[1] for i in order}:
-        alike = [i for i in order if states[i].vote.shape[1] == filters]
+    order = sorted((i for i in range(len(known)) if work[i]), key=lambda i: -work[i])
+    for length in sorted({len(known[i]) for i in order}):
+        alike = [i for i in order if len(known[i]) == length]
         for first in range(0, len(alike), TABLES):
             yield alike[first:first + TABLES]
 
 
-def _replayed(pasts: Sequence[Past], state: State, granularity: str) -> Iterator[tuple[int, State]]:
-    """Each table by its place in `pasts` with its last state."""
+def _replayed(pasts: Sequence[Past], state: State, granularity: str) -> Iterator[tuple[IntArray, State]]:
+    """Tables by their places in `pasts`, with their last states."""
     lengths = np.array([len(past.values) for past in pasts])
     starts = np.array([past.start for past in pasts])
     values, holiday = np.full((len(pasts), lengths.max()), np.nan), np.zeros((len(pasts), lengths.max()), np.int64)
@@ -108,7 +122,7 @@ def _replayed(pasts: Sequence[Past], state: State, granularity: str) -> Iterator
     going = [(np.arange(len(pasts)), np.zeros(len(pasts), np.int64), state)]
     while going:  # at most twice: tables that settle go on among their like
         tables, at = (np.concatenate([part[i] for part in going]) for i in (0, 1))
-        state, going = stacked([part[2] for part in going]), []
+        state, going = State(*(np.concatenate(parts) for parts in zip(*(part[2] for part in going), strict=True))), []
         while len(tables):
             day = season.days(np, starts[tables] + at, holiday[tables, at])
             seen = filter_bank.count(np, values[tables, at][:, None, None, None])
@@ -118,14 +132,14 @@ def _replayed(pasts: Sequence[Past], state: State, granularity: str) -> Iterator
             settles = (state.learnt.ravel() >= season.design.settled) & (state.vote.shape[1] > 1)
             if not (ends | settles).any():
                 continue
-            settled = filter_bank.settle(only(state, settles))
-            yield from zip(tables[ends & ~settles].tolist(), split(only(state, ends & ~settles)), strict=True)
-            yield from zip(tables[ends & settles].tolist(), split(only(settled, ends[settles])), strict=True)
-            going.append((tables[settles & ~ends], at[settles & ~ends], only(settled, ~ends[settles])))
+            settled = filter_bank.settle(_only(state, settles))
+            yield tables[ends & ~settles], _only(state, ends & ~settles)
+            yield tables[ends & settles], _only(settled, ends[settles])
+            going.append((tables[settles & ~ends], at[settles & ~ends], _only(settled, ~ends[settles])))
             stays = ~(ends | settles)
-            tables, at, state = tables[stays], at[stays], only(state, stays)
+            tables, at, state = tables[stays], at[stays], _only(state, stays)
 
 
-def only(state: State, tables: NDArray[np.bool_]) -> State:
+def _only(state: State, tables: NDArray[np.bool_]) -> State:
     """The tables of a state at which the mask (n,) is true."""
     return State(*(part[tables] for part in state))

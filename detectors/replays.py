@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class _Kept:
     start: int
     length: int
     digest: bytes  # of what the state was made of
-    state: State
+    row: FloatArray  # the state, as `fleet` writes it
 
     def begins(self, told: Told) -> bool:
         m = self.length
@@ -50,7 +50,7 @@ class _Kept:
 
     @property
     def bytes(self) -> int:
-        return int(self.state.moments.nbytes)
+        return self.row.nbytes
 
 
 class Replays:
@@ -69,20 +69,21 @@ class Replays:
         """The state after the last bucket of a history of at least one."""
         told = Told(table_id, start, values, holiday)
         past = self._past(told, granularity)
-        if not len(past.values) and past.state is not None:
-            return past.state
+        state = None if past.known is None else fleet.state_of(past.known[None], granularity)
+        if not len(past.values) and state is not None:
+            return state
         time = np.arange(past.start, past.start + len(past.values))
-        state = structural.replay(past.values, time, past.holiday, granularity, past.state)
-        self._keep([(table_id, _made_of(told, state))], granularity)
+        state = structural.replay(past.values, time, past.holiday, granularity, state)
+        self._keep([(table_id, _made_of(told, fleet.rows_of(state)[0]))], granularity)
         return state
 
-    def states(self, told: Sequence[Told], granularity: str) -> list[State]:
-        """The same for many tables in one pass."""
+    def rows(self, told: Sequence[Told], granularity: str) -> list[FloatArray]:
+        """The same for many tables in one pass, each state as a row of numbers."""
         pasts = [self._past(one, granularity) for one in told]
-        states = fleet.replay(pasts, granularity)
+        rows = fleet.replay(pasts, granularity)
         new = [i for i, past in enumerate(pasts) if len(past.values)]
-        self._keep([(told[i].table_id, _made_of(told[i], states[i])) for i in new], granularity)
-        return states
+        self._keep([(told[i].table_id, _made_of(told[i], rows[i])) for i in new], granularity)
+        return rows
 
     def packed(self, table_ids: Iterable[str], granularity: str) -> bytes:
         """What is kept of these tables as one file for `unpack`: arrays with a row a table, without pickles."""
@@ -90,15 +91,13 @@ class Replays:
             found = [(table_id, self._kept.get((table_id, granularity))) for table_id in sorted(set(table_ids))]
         latest = max((some.end for _, some in found if some is not None), default=0)
         kept = [(table_id, some) for table_id, some in found if some is not None and some.end > latest - FORGOTTEN]
-        arrays: dict[str, Any] = {}
-        for filters in sorted({some.state.vote.shape[1] for _, some in kept}):
-            alike = [(table_id, some) for table_id, some in kept if some.state.vote.shape[1] == filters]
-            columns = fleet.stacked([some.state for _, some in alike])._asdict()
-            columns |= {"table": np.array([table_id for table_id, _ in alike]),
-                        "start": np.array([some.start for _, some in alike]),
-                        "length": np.array([some.length for _, some in alike]),
-                        "digest": np.array([list(some.digest) for _, some in alike], np.uint8)}
-            arrays |= {f"{filters}.{name}": column for name, column in columns.items()}
+        arrays = {}
+        for length in sorted({len(some.row) for _, some in kept}):
+            alike = [(table_id, some) for table_id, some in kept if len(some.row) == length]
+            arrays[f"{length}.table"] = np.array([table_id for table_id, _ in alike])
+            arrays[f"{length}.begin"] = np.array([(some.start, some.length) for _, some in alike])
+            arrays[f"{length}.digest"] = np.array([list(some.digest) for _, some in alike], np.uint8)
+            arrays[f"{length}.state"] = np.stack([some.row for _, some in alike])
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **arrays)
         return file.getvalue()
@@ -119,7 +118,7 @@ class Replays:
         if kept is None or not kept.begins(told):
             return fleet.Past(told.start, told.values, told.holiday)
         m = kept.length
-        return fleet.Past(told.start + m, told.values[m:], told.holiday[m:], kept.state)
+        return fleet.Past(told.start + m, told.values[m:], told.holiday[m:], kept.row)
 
     def _keep(self, kept: Sequence[tuple[str | None, _Kept]], granularity: str) -> None:
         with self._lock:
@@ -131,8 +130,8 @@ class Replays:
                 self._bytes -= self._kept.popitem(last=False)[1].bytes
 
 
-def _made_of(told: Told, state: State) -> _Kept:
-    return _Kept(told.start, len(told.values), _digest(told, len(told.values)), state)
+def _made_of(told: Told, row: FloatArray) -> _Kept:
+    return _Kept(told.start, len(told.values), _digest(told, len(told.values)), row)
 
 
 def _digest(told: Told, length: int) -> bytes:
@@ -142,9 +141,7 @@ def _digest(told: Told, length: int) -> bytes:
 
 def _unpacked(file: bytes) -> Iterator[tuple[str, _Kept]]:
     with np.load(io.BytesIO(file), allow_pickle=False) as arrays:
-        for filters in {name.partition(".")[0] for name in arrays}:
-            state = State(*(arrays[f"{filters}.{name}"] for name in State._fields))
-            columns = [arrays[f"{filters}.{name}"].tolist() for name in ("table", "start", "length", "digest")]
-            rows = zip(*columns, fleet.split(state), strict=True)
-            for table_id, start, length, digest, own in rows:
-                yield table_id, _Kept(start, length, bytes(digest), own)
+        for length in {name.partition(".")[0] for name in arrays}:
+            table, begin, digest, state = (arrays[f"{length}.{name}"] for name in ("table", "begin", "digest", "state"))
+            for table_id, (start, m), of, row in zip(table.tolist(), begin.tolist(), digest, state, strict=True):
+                yield table_id, _Kept(start, m, of.tobytes(), row)

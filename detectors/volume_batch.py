@@ -94,9 +94,9 @@ def _by_the_baseline(cases: Sequence[Case], catalogue: Catalogue, pool: Executor
         # A request that is to leave no trace leaves no state either.
         kept = [c.request.table_id for c in some if c.request.table_id and c.request.record]
         with stacks.restored(volume.replays, kept, granularity, catalogue.blobs, pool):
-            states = volume.replays.states(told, granularity)
-        asked = [fleet.Asked(state, c.bucket, int(c.holiday[-1]), c.value, c.threshold)
-                 for c, state in zip(some, states, strict=True)]
+            rows = volume.replays.rows(told, granularity)
+        asked = [fleet.Asked(row, c.bucket, int(c.holiday[-1]), c.value, c.threshold)
+                 for c, row in zip(some, rows, strict=True)]
         verdicts = fleet.judge(asked, granularity)
         judgements |= {id(c): volume.judgement_of(verdict) for c, verdict in zip(some, verdicts, strict=True)}
     return judgements

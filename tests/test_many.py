@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from detectors import many, volume
@@ -109,7 +109,9 @@ REQUESTS = st.fixed_dictionaries(
     }).map(VolumeRequest.model_validate)  # fmt: skip
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Without shrinking: each example replays histories of a hundred days one by one.
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+          phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(requests=st.lists(REQUESTS, max_size=12))
 def test_whatever_is_mixed_the_answers_are_those_of_asking_one_by_one(
     account: Settings, requests: list[VolumeRequest]

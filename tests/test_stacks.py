@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detectors import stacks
-from detectors.filter_bank import State
+from detectors.context import FloatArray
 from detectors.replays import Replays, Told
 from shared.blobs import Blobs
 from shared.settings import Settings
@@ -29,14 +29,14 @@ def told(days: int, table_id: str) -> Told:
     return Told(table_id, START, counts, np.zeros(m, np.int64))
 
 
-def same(a: State, b: State) -> bool:
-    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))
+def same(a: FloatArray, b: FloatArray) -> bool:
+    return np.array_equal(a, b, equal_nan=True)
 
 
-def batch(replays: Replays, histories: list[Told], blobs: Blobs) -> list[State]:
+def batch(replays: Replays, histories: list[Told], blobs: Blobs) -> list[FloatArray]:
     with (ThreadPoolExecutor(4) as pool,
           stacks.restored(replays, [h.table_id or "" for h in histories], "daily", blobs, pool)):
-        return replays.states(histories, "daily")
+        return replays.rows(histories, "daily")
 
 
 def paths(blobs: Blobs) -> list[str]:
@@ -49,10 +49,10 @@ def test_the_next_batch_goes_on_from_where_this_one_ended(blobs: Blobs) -> None:
 
     with ThreadPoolExecutor(4) as pool, stacks.restored(worker, TABLES, "daily", blobs, pool):
         left = [len(worker._past(history, "daily").values) for history in tomorrow]
-        states = worker.states(tomorrow, "daily")
+        states = worker.rows(tomorrow, "daily")
 
     assert left == [1] * len(TABLES)
-    assert all(map(same, states, Replays().states(tomorrow, "daily")))
+    assert all(map(same, states, Replays().rows(tomorrow, "daily")))
 
 
 def test_a_history_that_was_repaired_is_replayed_whatever_is_stored(blobs: Blobs) -> None:
@@ -60,7 +60,7 @@ def test_a_history_that_was_repaired_is_replayed_whatever_is_stored(blobs: Blobs
     batch(Replays(), histories, blobs)
     histories[3].values[5] = 9_000.0
 
-    assert all(map(same, batch(Replays(), histories, blobs), Replays().states(histories, "daily")))
+    assert all(map(same, batch(Replays(), histories, blobs), Replays().rows(histories, "daily")))
 
 
 def test_a_part_of_a_shard_leaves_the_rest_as_it_was(blobs: Blobs) -> None:
@@ -89,7 +89,7 @@ def test_a_damaged_shard_costs_time_and_no_verdict(blobs: Blobs, damage: bytes |
     assert found is not None
     blobs.put(stacks.CONTAINER, path, found.data[: len(found.data) // 2] if damage is None else damage)
 
-    assert all(map(same, batch(Replays(), histories, blobs), Replays().states(histories, "daily")))
+    assert all(map(same, batch(Replays(), histories, blobs), Replays().rows(histories, "daily")))
 
 
 def test_storage_that_does_not_answer_stops_no_batch() -> None:
