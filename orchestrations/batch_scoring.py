@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from asyncio import to_thread
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -279,8 +280,11 @@ def finish_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the 
 
 @blueprint.activity_trigger(input_name="job")
 def fail_batch(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
-    batches().update(job["batch_id"], job["instance"], state="failed", reason=job["reason"][:2000],
-                     finished_at=datetime.now(UTC).isoformat())
+    # The engine puts every task on the way in front of what was wrong.
+    why = re.split(r"task #\d+ failed: ", job["reason"])[-1][:2000].rstrip(".")
+    batches().update(job["batch_id"], job["instance"], state="failed", finished_at=datetime.now(UTC).isoformat(),
+                     reason=f"A step failed {RETRY.max_number_of_attempts} times: {why}. What is done is kept, and the same "
+                            f"idempotency key, or POST /api/v1/batch/{job['batch_id']}/restart, goes on.")
 
 
 def _cut(batch_id: str, request: BatchRequest) -> tuple[int, int]:

@@ -71,10 +71,11 @@ class Batches:
         """
         batch_id = id_of_key(key) if key else uuid.uuid4().hex
         body = request.model_dump_json(exclude={"idempotency_key"}).encode()
-        with suppress(Conflict):
+        try:
             self._blobs.put(self._jobs, _path(batch_id, "request.json"), body, if_absent=True)
-        if self.read(batch_id, "request.json") != body:
-            raise Conflict("This idempotency key belongs to a batch with another request.", "idempotency_key")
+        except Conflict:
+            if self.read(batch_id, "request.json") != body:
+                raise Conflict("This idempotency key belongs to a batch with another request.", "idempotency_key") from None
         now = _now()
         record = {"batch_id": batch_id, "instance": f"{batch_id}-1", "detector": request.detector,
                   "source": request.source, "state": "accepted", "reason": None, "created_at": now, "updated_at": now,
