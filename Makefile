@@ -1,16 +1,17 @@
-# make demo | run | test | bench | accuracy | install | lint        (see README.md)
+# make demo | run | test | bench | bench-batch | accuracy | install | lint        (see README.md)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 AZURITE := .azurite/node_modules/azurite/package.json
 
-.PHONY: help install run demo test bench accuracy lint
+.PHONY: help install run demo test bench bench-batch accuracy lint
 
 help:
 	@echo "make demo     a tour on real data: loads, trains, judges, and stops by itself"
 	@echo "make run      the service on http://localhost:7071, with Azurite as its storage"
 	@echo "make test     installs what is needed and runs every test"
 	@echo "make bench    latencies side by side with prophet and scikit-learn"
+	@echo "make bench-batch   tables a second of whole fleets, and how that grows"
 	@echo "make accuracy DATA=DIR   scores every detector on labelled data and writes the README's table"
 	@echo "make install  the environment alone (.venv and Azurite)"
 	@echo "make lint     ruff and mypy"
