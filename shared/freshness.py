@@ -18,7 +18,7 @@ from typing import Final
 from detectors import timeliness
 from shared.alerts import Alerts, verdict_of
 from shared.catalogue import Catalogue
-from shared.contract_tables import AlertPolicy, with_defaults
+from shared.contract_tables import AlertPolicy, Table, with_defaults
 from shared.contract_timeliness import TimelinessAnswer, TimelinessRequest
 from shared.entities import Entities, quoted
 from shared.errors import ServiceError, StorageUnavailable
@@ -114,10 +114,11 @@ class Sweep:
         ends = time.monotonic() + seconds
         self.watch.look(self.tables, now)
         due = self.watch.due(now)
+        described = self._described([check.table_id for check in due])
         judged = late = failed = 0
         with ThreadPoolExecutor(WORKERS) as pool:
             for some in batched(due, CHUNK, strict=False):
-                checks = list(pool.map(lambda check: self._judge(check, now), some))
+                checks = list(pool.map(lambda check: self._judge(check, described, now), some))
                 self.watch.keep([check for check in checks if check is not None])
                 judged, late = judged + len(some), late + sum(check is not None and check.wrong for check in checks)
                 failed += sum(check is None for check in checks)
@@ -126,11 +127,18 @@ class Sweep:
         told = announce(timeliness.DETECTOR, self.alerts, self.publisher, self._labels)
         return Swept(len(due), judged, late, failed, told)
 
-    def _judge(self, check: Check, now: datetime) -> Check | None:
+    def _described(self, due: Sequence[str]) -> Mapping[str, Table | None] | None:
+        """The settings of many tables in one look; None where they are few, and asked about one by one."""
+        if len(due) <= CHUNK:
+            return None
+        wanted = set(due)
+        return {table_id: table for table_id, table in self.tables.scan() if table_id in wanted}
+
+    def _judge(self, check: Check, described: Mapping[str, Table | None] | None, now: datetime) -> Check | None:
         """The next question about a table, after this one; None where it has to be repeated as it is."""
         table_id = check.table_id
         try:
-            table = self.tables.get(table_id)
+            table = self.tables.get(table_id) if described is None else described.get(table_id)
             request = with_defaults(TimelinessRequest(table_id=table_id, record=False), table, timeliness.DETECTOR)
             answer = timeliness.detect(request, self.catalogue, now)
             if self.catalogue.series(timeliness.DETECTOR, table_id).stale:

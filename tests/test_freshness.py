@@ -85,7 +85,7 @@ def test_a_feed_that_falls_silent_is_told_once_and_so_is_its_return(fleet):
 def test_many_silent_feeds_of_one_source_are_one_incident_and_their_return_is_one_event(fleet):
     ids = [f"t{n:02d}" for n in range(30)]
     for table_id in ids[:12]:
-        fleet.tables.put(table_id, {"labels": {"source": "sap"}})
+        fleet.tables.put(table_id, {"labels": {"source": "sap"}, "settings": {"sla_minutes": 30}})
     fleet.came(ids, at("02:30", -25), 25, sd=1.0)
     fleet.sweep.run(at("01:00"))
     fleet.came(ids[12:], at("02:30"), sd=1.0)
@@ -138,6 +138,19 @@ def test_a_sweep_that_runs_out_of_time_leaves_the_rest_to_the_next(fleet, monkey
     first, second, third = (fleet.sweep.run(at("01:00"), seconds=0) for _ in range(3))
 
     assert [(s.due, s.judged) for s in (first, second, third)] == [(5, 2), (3, 2), (1, 1)]
+
+
+def test_the_settings_of_many_tables_are_read_in_one_look(fleet, monkeypatch):
+    monkeypatch.setattr("shared.freshness.CHUNK", 1)
+    for table_id in ("a", "b"):
+        fleet.tables.put(table_id, {"settings": {"schedule": {"cron": "0 3 * * *"}, "sla_minutes": 60}})
+    fleet.tables.put("not-watched", {"settings": {"sensitivity": 50}})
+    fleet.tables.get = None  # nobody asks for one
+
+    fleet.sweep.run(at("02:00"))
+    fleet.sweep.run(at("05:00"))
+
+    assert fleet.kinds() == [(ANOMALY, "a"), (ANOMALY, "b")]
 
 
 def test_an_empty_account_has_nothing_to_sweep(fleet):
