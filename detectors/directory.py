@@ -8,9 +8,10 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any
 
-from detectors import pattern, timeliness, volume
+from detectors import distribution, pattern, timeliness, volume
 from shared.catalogue import Catalogue
 from shared.contract import Answer, DetectOptions, Input, Observation, TrainRequest, VolumeRequest
+from shared.contract_distribution import DistributionObservation, DistributionRequest, DistributionTrainRequest
 from shared.contract_pattern import PatternObservation, PatternRequest, PatternTrainRequest
 from shared.contract_timeliness import ArrivalObservation, TimelinessRequest, TimelinessTrainRequest
 from shared.errors import NotFound
@@ -47,6 +48,8 @@ def _detector(module: ModuleType, request: type[DetectOptions], row: type[Input]
 
 DETECTORS = {
     "volume": _detector(volume, VolumeRequest, Observation, TrainRequest, {"current_row_count": 0}),
+    "distribution": _detector(distribution, DistributionRequest, DistributionObservation, DistributionTrainRequest,
+                              {"current_profile": {"rowCount": 0, "columns": []}}),
     "pattern": _detector(pattern, PatternRequest, PatternObservation, PatternTrainRequest, {"values": []},
                          lambda asked: pattern.model_name(asked.table_id, asked.column)),
     "timeliness": _detector(timeliness, TimelinessRequest, ArrivalObservation, TimelinessTrainRequest, {}),

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -20,13 +22,13 @@ from detectors.conditional import FEWEST_BATCHES
 from detectors.context import utc
 from detectors.decision import threshold_of
 from detectors.distribution_answer import Answering
-from detectors.distribution_history import Fitted, Known, fit, known, learnt_from, weekday_of
+from detectors.distribution_history import Fitted, Known, fit, learnt_from, rows_before, weekday_of
 from detectors.distribution_model import Reading
 from detectors.profiles import Batch, batch_of
 from shared.cache import Cache
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import ModelUse, Status
-from shared.contract_distribution import DistributionAnswer, DistributionRequest, JudgedBatch
+from shared.contract_distribution import DistributionAnswer, DistributionObservation, DistributionRequest, JudgedBatch
 from shared.documents import Documents
 from shared.errors import StorageUnavailable
 from shared.history import History
@@ -36,6 +38,7 @@ DETECTOR = "distribution"
 BASELINE = ModelUse(name=None, version="1", algorithm="conditional_residual")
 # A queue message ends at 64 KiB in base64. A profile of several hundred columns is longer, and is kept at once.
 LONGEST_MESSAGE = 45_000
+REFIT = 14  # batches, in a replay
 FITS_BYTES, READINGS_BYTES = 128 * 2**20, 64 * 2**20
 
 
@@ -51,11 +54,35 @@ def detect(request: DistributionRequest, catalogue: Catalogue, now: datetime) ->
     down, nothing is warm and the body has no history).
     """
     began = time.perf_counter()
-    case = _case(request, catalogue, now)
-    answer = _evaluate(request, case, _memory(catalogue))
-    answer.warnings = [*case.warnings, *case.known.warnings, *answer.warnings]
+    told = _told(request, catalogue)
+    moment = _moment(request, told.zone)
+    batch = batch_of(request.current_profile, ZoneInfo(told.zone), moment)
+    rows, warnings = rows_before(told.stored, request.historical_profiles, moment or now, told.zone)
+    before = Known.of(rows)
+    fitted_to = partial(_fitted, request, before.usual, told.zone, catalogue)
+    answer = _evaluate(request, _Case(batch, moment, before, told), fitted_to, _memory(catalogue).readings)
+    answer.warnings = [*told.warnings, *warnings, *answer.warnings]
     answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
     return answer
+
+
+def replay(request: DistributionRequest, catalogue: Catalogue, points: int) -> Iterator[DistributionAnswer]:
+    """The verdicts on the last `points` batches of the history, each with nothing but the batches before it.
+
+    Without a model the detector is fitted anew every REFIT batches and not for each. Raises as `detect`.
+    """
+    told = _told(request, catalogue)
+    rows, _ = rows_before(told.stored, request.historical_profiles, None, told.zone)
+    readings, fitted, learnt = _memory(catalogue).readings, None, 0
+    for place in range(max(len(rows) - points, 0), len(rows)):
+        batch, status = rows[place]
+        before = Known.of(rows[:place])
+        if len(before.usual) >= FEWEST_BATCHES and (fitted is None or place - learnt >= min(REFIT, place // 4)):
+            fitted, learnt = fit(before.usual, told.zone), place
+        answer = _evaluate(request, _Case(batch, batch.moment, before, told), partial(_as_it_is, fitted), readings)
+        if answer.is_anomaly and status == "ok":
+            rows[place] = batch, "anomaly"  # as the service would have kept it
+        yield answer
 
 
 def observation(request: DistributionRequest, answer: DistributionAnswer, catalogue: Catalogue, now: datetime) -> str | None:
@@ -94,6 +121,15 @@ def observe(message: bytes, history: History) -> None:
     Documents(history).record(DETECTOR, seen.table_id, seen.timestamp, seen.document, seen.status)
 
 
+def load(rows: Sequence[DistributionObservation], catalogue: Catalogue) -> None:
+    """Keeps profiles in bulk; the next call about a table reads it anew. Raises StorageUnavailable."""
+    documents = Documents(catalogue.history)
+    for row in rows:
+        document = batch_of(row.profile, UTC, row.moment).to_document()
+        documents.record(DETECTOR, row.table_id, row.moment, document, row.status)
+        _memory(catalogue).batches.forget(row.table_id)
+
+
 @dataclass(frozen=True, slots=True)
 class _Memory:
     """What a worker keeps of the tables it is asked about: their batches, detectors fitted to them, and models' cards."""
@@ -117,27 +153,33 @@ def _new_memory(catalogue: Catalogue) -> _Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class _Told:
+    """What storage knows of the table, and what has to be said about it."""
+
+    model: Loaded | None
+    zone: str
+    stored: list[tuple[Batch, str]]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Case:
-    """One batch in its place: when it is of, what came before it, and the model of its table."""
+    """One batch in its place: when it is of, and what came before it."""
 
     batch: Batch
     moment: datetime | None
-    zone: str
-    weekday: int
     known: Known
-    model: Loaded | None
-    warnings: tuple[str, ...]
+    told: _Told
 
 
-def _case(request: DistributionRequest, catalogue: Catalogue, now: datetime) -> _Case:
+def _told(request: DistributionRequest, catalogue: Catalogue) -> _Told:
     name = model_name(request.table_id) if request.table_id else None
     model, warnings = find_model(request, name, catalogue, "the conditional residual", bool(request.historical_profiles))
     zone = request.timezone or (model.artefact.card.get("timezone") if model else None) or "UTC"
-    moment = _moment(request, zone)
     stored: list[tuple[Batch, str]] = []
     if request.table_id is not None:
         try:
-            recent = _memory(catalogue).batches.of(request.table_id, moment)
+            recent = _memory(catalogue).batches.of(request.table_id, _moment(request, zone))
             stored = recent.rows()
             if recent.stale:
                 warnings.append(f"The history in memory was used. {recent.stale}")
@@ -146,46 +188,51 @@ def _case(request: DistributionRequest, catalogue: Catalogue, now: datetime) -> 
                 raise
             if not warnings:
                 warnings.append("Storage does not answer: stored history was left out.")
-    batch = batch_of(request.current_profile, ZoneInfo(zone), moment)
-    before = known(stored, request.historical_profiles, moment or now, zone)
-    return _Case(batch, moment, zone, weekday_of(moment, zone), before, model, tuple(warnings))
+    return _Told(model, zone, stored, warnings)
 
 
-def _evaluate(request: DistributionRequest, case: _Case, memory: _Memory) -> DistributionAnswer:
-    threshold, usual = threshold_of(request), case.known.usual
+def _evaluate(request: DistributionRequest, case: _Case, fitted_to: Callable[[], Fitted | None],
+              readings: Cache[str, Reading]) -> DistributionAnswer:
+    """By the model, else by what `fitted_to` gives, which is asked only then: None while too little is known."""
+    threshold, usual, model = threshold_of(request), case.known.usual, case.told.model
     findings = schema.changes(case.batch, case.known.every)
     answering = Answering(request, case.batch, case.moment, case.known, findings, threshold)
-    warnings = []
-    if case.model is not None:
-        artefact = case.model.artefact
-        how = memory.readings.get(case.model.sha256, lambda _: Reading.of(artefact))
+    weekday, warnings, answer = weekday_of(case.moment, case.told.zone), list[str](), None
+    if model is not None:
+        how = readings.get(model.sha256, lambda _: Reading.of(model.artefact))
         raw, distance = how.gauge.measure(case.batch)
         before = usual[-1] if usual else None
-        judged = distribution_model.judge(artefact, how.gauge, raw, before, case.weekday, threshold)
+        judged = distribution_model.judge(model.artefact, how.gauge, raw, before, weekday, threshold)
         if judged is not None:
-            used = int(artefact.card["training"]["used"])
-            return answering.judged(how.gauge.features, raw, judged, how.tail, distance, model_use(case.model), used)
-        warnings.append("The batch has too few of the model's metrics: the conditional residual answered.")
-    if len(usual) < FEWEST_BATCHES:
-        reason = f"{len(usual)} of {FEWEST_BATCHES} profiles known: verdicts begin after that."
-        answer = answering.silent("learning", reason, BASELINE)
-    else:
-        fitted = _fitted(request, case, memory)
+            used = int(model.artefact.card["training"]["used"])
+            answer = answering.judged(how.gauge.features, raw, judged, how.tail, distance, model_use(model), used)
+        else:
+            warnings.append("The batch has too few of the model's metrics: the conditional residual answered.")
+    if answer is None and (fitted := fitted_to()) is not None:
         raw, distance = fitted.gauge.measure(case.batch)
         line = float(fitted.conditional.tail.inverse(np, np.float64(threshold)))
-        judged = fitted.conditional.judge(raw[None], case.weekday, line)
+        judged = fitted.conditional.judge(raw[None], weekday, line)
         answer = answering.judged(fitted.gauge.features, raw, judged, fitted.conditional.tail, distance, BASELINE,
                                   len(learnt_from(usual)))
+    if answer is None:
+        reason = f"{len(usual)} of {FEWEST_BATCHES} profiles known: verdicts begin after that."
+        answer = answering.silent("learning", reason, BASELINE)
     answer.warnings = warnings
     return answer
 
 
-def _fitted(request: DistributionRequest, case: _Case, memory: _Memory) -> Fitted:
+def _as_it_is(fitted: Fitted | None) -> Fitted | None:
+    return fitted
+
+
+def _fitted(request: DistributionRequest, usual: tuple[Batch, ...], zone: str, catalogue: Catalogue) -> Fitted | None:
     """The detector of these very batches, kept while they are the same."""
-    usual, zone = case.known.usual, case.zone
+    if len(usual) < FEWEST_BATCHES:
+        return None
     if request.table_id is None or request.historical_profiles:
         return fit(usual, zone)
-    return memory.fits.get(request.table_id, lambda _: fit(usual, zone), fits=lambda kept: kept.is_for(usual, zone))
+    fits = _memory(catalogue).fits
+    return fits.get(request.table_id, lambda _: fit(usual, zone), fits=lambda kept: kept.is_for(usual, zone))
 
 
 def _moment(request: DistributionRequest, zone: str) -> datetime | None:

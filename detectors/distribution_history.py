@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
+from typing import Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -21,6 +22,8 @@ from shared.contract_distribution import Profile
 # So many flagged batches in a row are no accident: they are what the table is like now.
 ACCEPTED_AFTER = 3
 
+type Row = tuple[Batch, str]  # a batch and its status
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -32,7 +35,10 @@ class Known:
     every: tuple[Batch, ...]
     usual: tuple[Batch, ...]
     points: int
-    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Self:
+        return cls(tuple(b for b, status in rows if status != "excluded"), _usual(rows), len(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +59,10 @@ class Fitted:
         return self.conditional.size_bytes + self.gauge.size_bytes
 
 
-def known(stored: Sequence[tuple[Batch, str]], sent: Sequence[Profile], moment: datetime | None, zone: str) -> Known:
-    """The stored history with the request's merged in, up to and without `moment`.
+def rows_before(
+    stored: Sequence[Row], sent: Sequence[Profile], moment: datetime | None, zone: str
+) -> tuple[list[Row], list[str]]:
+    """The stored history with the request's merged in, up to and without `moment`, or all of it; and warnings.
 
     Of two batches at one time the request's is kept, or the later in its list. Profiles without a time are the last ones, in
     their order.
@@ -62,14 +70,11 @@ def known(stored: Sequence[tuple[Batch, str]], sent: Sequence[Profile], moment: 
     bodies = [batch_of(profile, ZoneInfo(zone)) for profile in sent]
     dated = {b.moment: (b, status) for b, status in stored if b.moment is not None}
     own = {b.moment: (b, "ok") for b in bodies if b.moment is not None}
-    warnings = []
-    if len(own) < sum(b.moment is not None for b in bodies):
-        warnings.append("historical_profiles repeats a timestamp: its last profile was kept.")
+    repeated = len(own) < sum(b.moment is not None for b in bodies)
+    warnings = ["historical_profiles repeats a timestamp: its last profile was kept."] if repeated else []
     dated |= own
     before = sorted(m for m in dated if moment is None or m < moment)
-    rows = [dated[m] for m in before] + [(b, "ok") for b in bodies if b.moment is None]
-    every = tuple(b for b, status in rows if status != "excluded")
-    return Known(every, _usual(rows), len(rows), tuple(warnings))
+    return [dated[m] for m in before] + [(b, "ok") for b in bodies if b.moment is None], warnings
 
 
 def fit(batches: tuple[Batch, ...], zone: str) -> Fitted:
@@ -91,7 +96,7 @@ def weekday_of(moment: datetime | None, zone: str) -> int:
     return UNKNOWN_WEEKDAY if moment is None else moment.astimezone(ZoneInfo(zone) if zone != "UTC" else UTC).weekday()
 
 
-def _usual(rows: Sequence[tuple[Batch, str]]) -> tuple[Batch, ...]:
+def _usual(rows: Sequence[Row]) -> tuple[Batch, ...]:
     """Batches to learn from: flagged ones only where several came in a row."""
     kept: list[Batch] = []
     for flagged, run in groupby(((b, s) for b, s in rows if s != "excluded"), key=lambda row: row[1] == "anomaly"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -191,6 +192,30 @@ class DistributionRequest(DetectOptions):
 
     current_profile: Profile
     historical_profiles: Annotated[list[Profile], Field(max_length=MAX_PROFILES, default_factory=list)]
+
+
+class DistributionObservation(Input):
+    """One row of POST /api/v1/observations: the profile of a batch, with what is known about it."""
+
+    detector: Literal["distribution"]
+    table_id: TableId
+    timestamp: Timestamp | None = None
+    profile: Profile
+    status: Status = "ok"
+
+    @property
+    def moment(self) -> datetime:
+        """When the batch is of: `timestamp`, else the profile's own time."""
+        moment = self.timestamp or self.profile.profiled_at
+        assert moment is not None, "checked when it was read"
+        return moment.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _aware(self) -> Self:
+        moment = self.timestamp or self.profile.profiled_at
+        if moment is None or moment.tzinfo is None:
+            raise PydanticCustomError("naive", "timestamp, or the profile's profiledAt, is needed with a time zone")
+        return self
 
 
 class DistributionTrainRequest(Input):

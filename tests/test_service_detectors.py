@@ -80,7 +80,7 @@ class Route:
 
 
 ROUTES = {
-    "distribution": Route(40, profiles, lambda e: {"profile": e}, lambda e: {"current_profile": e},
+    "distribution": Route(60, profiles, lambda e: {"profile": e}, lambda e: {"current_profile": e},
                           lambda e: e | {"columnProfiles": e["columnProfiles"][1:]}, {"algorithm": "knn"}),
     "pattern": Route(12, batches, lambda e: e | {"column": "order_id"}, lambda e: e | {"column": "order_id"},
                      lambda e: e | {"values": [v.lower() for v in e["values"]]}, {"column": "order_id"}),

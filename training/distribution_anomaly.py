@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from detectors.artefact import SCHEMA
 from detectors.distribution import DETECTOR, model_name
-from detectors.distribution_history import known, learnt_from
+from detectors.distribution_history import Known, learnt_from, rows_before
 from detectors.profiles import Batch
 from shared.contract import parse
 from shared.contract_distribution import Algorithm, DistributionTrainRequest
@@ -68,7 +68,7 @@ def prepare(request: DistributionTrainRequest, history: History | None) -> Prepa
     """
     rows = Documents(history).read(DETECTOR, request.table_id) if history else []
     stored = [(Batch.from_document(moment, document), status) for moment, document, status in rows]
-    whole = known(stored, request.historical_profiles, None, request.timezone)
+    whole = Known.of(rows_before(stored, request.historical_profiles, None, request.timezone)[0])
     if not whole.usual:
         raise InvalidRequest(f"There is no history of {request.table_id}: send historical_profiles, or profiles with their "
                              "time to /api/v1/detect/distribution.", "table_id")
