@@ -273,6 +273,8 @@ def finish_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the 
         return {}
     finished = datetime.now(UTC)
     summary = batch_summary.summed_up(batches(), record, finished, tables())
+    if summary["parts"] < record["chunks"]:
+        raise RuntimeError(f"Only {summary['parts']:,} of {record['chunks']:,} parts are there")
     batches().write_summary(batch_id, summary)
     batches().update(batch_id, instance, state="succeeded", finished_at=finished.isoformat())
     return {name: summary[name] for name in ("total", "failed", "anomalies")}

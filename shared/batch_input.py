@@ -50,7 +50,7 @@ def of_file(kind: str, chunks: Iterable[bytes], request: type[BaseModel]) -> Ite
     """
     if kind == "ndjson":
         return _of_lines(chunks)
-    return _of_csv(chunks, text_fields(request)) if kind == "csv" else _of_parquet(chunks)
+    return _of_csv(chunks, fields_of(request)) if kind == "csv" else _of_parquet(chunks)
 
 
 def filled(items: Iterable[Item], defaults: Mapping[str, Any]) -> Iterator[Item]:
@@ -66,8 +66,8 @@ def filled(items: Iterable[Item], defaults: Mapping[str, Any]) -> Iterator[Item]
         yield line, item
 
 
-def text_fields(request: type[BaseModel]) -> set[str]:
-    """The fields of a request that take text: `123` in such a column is a name and no number."""
+def fields_of(request: type[BaseModel]) -> dict[str, bool]:
+    """The fields of a request, and whether each takes text: `123` in such a column is a name and no number."""
     schema = request.model_json_schema()
 
     def takes_text(part: Mapping[str, Any]) -> bool:
@@ -75,7 +75,7 @@ def text_fields(request: type[BaseModel]) -> set[str]:
             return takes_text(schema["$defs"][part["$ref"].rpartition("/")[2]])
         return part.get("type") == "string" or any(map(takes_text, part.get("anyOf", ())))
 
-    return {name for name, part in schema["properties"].items() if takes_text(part)}
+    return {name: takes_text(part) for name, part in schema["properties"].items()}
 
 
 def _of_lines(chunks: Iterable[bytes]) -> Iterator[Item]:
@@ -113,14 +113,14 @@ class _Lines:
             yield line.decode("utf-8", "surrogateescape") + "\n"
 
 
-def _of_csv(chunks: Iterable[bytes], text: set[str]) -> Iterator[Item]:
+def _of_csv(chunks: Iterable[bytes], takes_text: Mapping[str, bool]) -> Iterator[Item]:
     csv.field_size_limit(MAX_ITEM_BYTES)
     lines = _Lines(chunks)
     source = iter(lines)
     header = next((line for line in source if line.strip()), "")
     delimiter = max(",;\t", key=header.count)
     names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    if not set(names) & (text | {"current_row_count"}) or len(set(names)) < len(names):
+    if takes_text.keys().isdisjoint(names) or len(set(names)) < len(names):
         raise InvalidRequest("The first line of a csv file names its columns, each once, after the fields of a detect call.",
                              "input_blob")
     reader = csv.reader(source, delimiter=delimiter)
@@ -138,7 +138,7 @@ def _of_csv(chunks: Iterable[bytes], text: set[str]) -> Iterator[Item]:
         elif cells and len(cells) != len(names):
             yield first, InvalidRequest(f"The line has {len(cells)} cells; the first line names {len(names)}.")
         elif any(cells):
-            yield first, _written({name: cell if name in text else _value(cell)
+            yield first, _written({name: cell if takes_text.get(name) else _value(cell)
                                   for name, cell in zip(names, cells, strict=True) if cell.strip()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 from collections import Counter, defaultdict
@@ -10,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final
 
 from detectors import many
@@ -131,11 +131,12 @@ def figures(judged: Sequence[Judged]) -> Figures:
 def digest(judged: Sequence[Judged]) -> dict[str, Any]:
     """What the summary of the batch wants to know of a chunk: failures, the slowest items, anomalies, the tables."""
     answers = [(one, one.answer) for one in judged if one.answer]
-    times = sorted(({"line": one.line, "item_id": one.item_id, "latency_ms": a.latency_ms} for one, a in answers),
-                   key=itemgetter("latency_ms"), reverse=True)
+    # Items that were scored together took the same time: the first stands for them.
+    times = {a.latency_ms: {"line": one.line, "item_id": one.item_id, "latency_ms": a.latency_ms}
+             for one, a in reversed(answers)}
     return {
         "failures": [{"line": one.line, "item_id": one.item_id, **fault_of(one.error)} for one in judged if one.error],
-        "slowest": times[:SLOWEST],
+        "slowest": [times[latency] for latency in heapq.nlargest(SLOWEST, times)],
         "anomalies": [{"line": one.line, "item_id": one.item_id, "detector": a.detector, "table_id": a.table_id,
                        "timestamp": a.timestamp, "severity": a.severity, "message": a.message}
                       for one, a in answers if a.is_anomaly],

@@ -107,7 +107,8 @@ def test_every_good_item_has_one_result_every_bad_one_a_reason_and_the_summary_a
     assert batch["severity"] == Counter(r["answer"]["severity"] for r in results if "answer" in r)
     assert batch["status"] == {"evaluated": 510} and sum(batch["severity"].values()) == 510
     assert batch["anomalies"] == 2 and [a["line"] for a in batch["anomalous"]] == [50, 300]
-    assert batch["rate"] > 0 and len(batch["slowest"]) == 10
+    times = [one["latency_ms"] for one in batch["slowest"]]
+    assert batch["rate"] > 0 and 1 <= len(times) <= 10 and times == sorted(times, reverse=True)
     assert {r["item_id"] for r in results if r["line"] in (1, 30)} == {"1", "30"}
 
 

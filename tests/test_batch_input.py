@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from shared.batch_input import MAX_ITEM_BYTES, Item, filled, of_file, of_list, of_rows, text_fields
+from shared.batch_input import MAX_ITEM_BYTES, Item, fields_of, filled, of_file, of_list, of_rows
 from shared.contract import VolumeRequest
 from shared.contract_timeliness import TimelinessRequest
 from shared.errors import InvalidRequest, ServiceError
@@ -129,6 +129,8 @@ def test_defaults_fill_in_what_an_item_does_not_say() -> None:
 
 
 def test_the_fields_that_take_text_are_known_from_the_contract() -> None:
-    assert {"table_id", "timestamp", "timezone", "granularity", "request_id"} <= text_fields(VolumeRequest)
-    assert {"last_arrival", "as_of", "due_at"} <= text_fields(TimelinessRequest)
-    assert not {"current_row_count", "historical_data", "record", "sensitivity"} & text_fields(VolumeRequest)
+    volume, timeliness = fields_of(VolumeRequest), fields_of(TimelinessRequest)
+
+    assert all(volume[name] for name in ("table_id", "timestamp", "timezone", "granularity", "request_id"))
+    assert all(timeliness[name] for name in ("last_arrival", "as_of", "due_at"))
+    assert not any(volume[name] for name in ("current_row_count", "historical_data", "record", "sensitivity"))
