@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tests.doors_app.unregistered  # noqa: F401
 from detectors import volume
 from shared import drops
 from shared.catalogue import Catalogue

@@ -2,7 +2,6 @@
 
 import azure.durable_functions as df
 import azure.functions as func
-import unregistered  # noqa: F401
 
 from orchestrations import doors
 from shared import observations
