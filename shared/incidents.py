@@ -25,7 +25,8 @@ SEVERITIES: Final = ("none", "low", "medium", "high", "critical")
 WINDOW: Final = timedelta(hours=1)
 GAP: Final = timedelta(minutes=15)  # a pause this long ends a window; incidents closer than that are one
 FEWEST: Final = 3  # tables
-DENSER: Final = 3.0  # times as many anomalies among the tables with the attribute as among the others
+DENSER: Final = 3.0  # times as many anomalies among the tables with the attribute as among the others;
+MOST, DENSER_THAN_MOST = 0.5, 1.5  # where it is most of them, others may be down for a reason of their own
 CHANCE: Final = 1e-4  # of a made-up incident in a window: about one a year, where every hour has one
 EVERYTHING: Final = 0.5  # share of all tables that is an incident without any attribute
 OF_DETECTOR: Final = 0.1  # share of all tables from which on a detector alone explains anything
@@ -184,7 +185,7 @@ class _Fleet:
     def _dense(self, affected: int, having: int, all_affected: int, everything: int) -> bool:
         """Whether so many of `having` tables are more than chance and what is going on elsewhere make of it."""
         return (affected >= FEWEST and having < everything
-                and affected / having >= DENSER * _among_others(affected, having, all_affected, everything)
+                and _denser(affected, having, all_affected, everything)
                 and log_tail(affected, having, all_affected, everything) <= self.limit)
 
     def _without_labels(self, rest: list[Anomaly], tables: int) -> Iterator[tuple[_Key | None, list[Anomaly]]]:
@@ -224,7 +225,7 @@ class _Fleet:
         everything = len(self.labels)
         return (_factor(key, len(ids), len(self.having[key])), *(
             _factor(pair, count, having) for pair, count, having in shared if having < everything
-            and count / having >= DENSER * _among_others(count, having, len(ids), everything)))
+            and _denser(count, having, len(ids), everything)))
 
     def _words(self, key: _Key | None, count: int, first: datetime, last: datetime) -> str:
         of_label = key is not None and key[0] != _DETECTOR
@@ -238,9 +239,11 @@ def _factor(key: _Key, affected: int, tables: int) -> Factor:
     return Factor(key[0].lstrip(":"), key[1], affected, tables, round(affected / tables, 4))
 
 
-def _among_others(affected: int, having: int, all_affected: int, everything: int) -> float:
-    """The share of the other tables that is affected; half a table more, so that none at all is no infinite difference."""
-    return (all_affected - affected + 0.5) / (everything - having + 0.5)
+def _denser(affected: int, having: int, all_affected: int, everything: int) -> bool:
+    """Whether the share of the tables that have it is that much larger than the share of all others."""
+    # Half a table more among the others, so that none at all is no infinite difference.
+    share, others = affected / having, (all_affected - affected + 0.5) / (everything - having + 0.5)
+    return share >= (DENSER_THAN_MOST if share >= MOST else DENSER) * others
 
 
 def _order(anomaly: Anomaly) -> tuple[datetime, str, str, str, str]:

@@ -101,6 +101,15 @@ def test_a_second_cause_shows_once_the_first_is_taken_away():
     assert [(i.factors[0].value, i.tables) for i in found] == [("o1", len(first)), ("d50", 30)]
 
 
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_sources_that_are_down_at_once_do_not_hide_each_other(count):
+    known = fleet(2000)
+
+    found = group([a for source in SOURCES[:count] for a in down(of(known, "source", source))], known)
+
+    assert sorted((i.factors[0].value, i.tables) for i in found) == sorted((source, 100) for source in SOURCES[:count])
+
+
 def test_the_same_attribute_at_another_time_is_another_incident():
     known = fleet()
     sick = of(known, "source", "s3")
