@@ -47,6 +47,9 @@ bench: install
 	@$(PYTHON) -m tools.bench
 	@$(PYTHON) -m tools.bench_detectors
 
+bench-batch: install
+	@$(PYTHON) -W ignore -m tools.bench_batch
+
 accuracy: install
 	@$(PYTHON) -m tools.accuracy --data "$(DATA)" --readme
 

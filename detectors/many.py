@@ -16,8 +16,8 @@ from shared.catalogue import Catalogue
 from shared.contract import Answer
 from shared.errors import ServiceError
 
-# So many requests wait for storage at the same time.
-CONNECTIONS = 16
+# So many requests wait for storage at the same time: as many as the client libraries keep connections open.
+CONNECTIONS = 10
 # What is held in memory does not grow with the batch: so many requests are looked up and judged together.
 TOGETHER = 1024
 

@@ -23,6 +23,8 @@ from shared.errors import ServiceError
 
 # So many tables make a task for a thread: where everything is in memory, threads then cost little.
 TABLES_A_TASK = 8
+# From so many tables on, the models that exist are listed before any is asked for: most tables of a fleet have none.
+LISTED = 256
 
 
 def detect_many(requests: Sequence[VolumeRequest], catalogue: Catalogue, now: datetime,
@@ -33,6 +35,9 @@ def detect_many(requests: Sequence[VolumeRequest], catalogue: Catalogue, now: da
     for i, request in enumerate(requests):
         places[request.table_id or i].append(i)
     order = [i for some in places.values() for i in some]
+    if len(places) >= LISTED:
+        named = {volume.model_name(request.table_id) for request in requests if request.table_id}
+        catalogue.rule_out(named, volume.model_name(""))
     tables = [[requests[i] for i in some] for some in places.values()]
     tasks = pool.map(lambda some: [one for table in some for one in _by_models(table, catalogue, now)],
                      batched(tables, TABLES_A_TASK, strict=False))

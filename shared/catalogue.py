@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from detectors.artefact import Artefact
 from shared.blobs import NOT_MODIFIED, Blobs
 from shared.cache import Cache
 from shared.door import Door
-from shared.errors import ModelNotFound, ModelUnavailable
+from shared.errors import ModelNotFound, ModelUnavailable, StorageUnavailable
 from shared.history import History, Point, Series
 from shared.registry import Champion, CorruptArtefact, Promotion, Registry
 from shared.settings import Settings
@@ -27,6 +29,8 @@ NOTED_SECONDS = 120.0
 SLACK_DAYS = 31
 SERIES_CACHE_BYTES = 32 * 1024 * 1024
 SLOT_BYTES = 1024
+# Listing so many names costs about what asking for one model does.
+LISTED_FOR_ONE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Catalogue:
         self._series: Cache[tuple[str, str], _Window] = Cache(SERIES_CACHE_BYTES, settings.recheck_seconds, clock,
                                                               size=_window_bytes, aged=_aged_window)
         self._memories: dict[str, Any] = {}
+        self._crowded: dict[str, float] = {}  # prefixes of too many models to list, and until when that is believed
 
     def memory[T](self, detector: str, make: Callable[[Catalogue], T]) -> T:
         """What a detector keeps beside models and points, as long as this catalogue lives; made at its first use."""
@@ -93,6 +98,23 @@ class Catalogue:
         if slot.loaded is None and slot.reason is not None:
             raise ModelUnavailable(slot.reason, "model")
         return slot.loaded
+
+    def rule_out(self, names: Collection[str], prefix: str) -> None:
+        """Learns which of these models, whose names begin with `prefix`, were never published: a request for thousands.
+
+        Nothing is learnt where so many others exist that asking for each is cheaper, or where storage does not answer.
+        """
+        if self.clock() < self._crowded.get(prefix, 0.0):
+            return
+        with suppress(StorageUnavailable):
+            most = LISTED_FOR_ONE * len(names)
+            published = set(islice(self.registry.names(prefix), most + 1))
+            if len(published) > most:
+                self._crowded[prefix] = self.clock() + self.settings.recheck_seconds
+                return
+            for name in names:
+                if name not in published:
+                    self._models.get(name, lambda _: _Slot())
 
     def series(self, detector: str, table_id: str, until: datetime | None = None) -> Series:
         """The last HISTORY_DAYS before `until` (aware; now when left out), somewhat more, and everything after it.

@@ -27,9 +27,14 @@ class Clock:
 
 
 class CountingRegistry(Registry):
-    """Counts the model files it was asked for."""
+    """Counts the pointers and the model files it was asked for."""
 
     downloads = 0
+    looks = 0
+
+    def champion(self, name, etag=None):
+        self.looks += 1
+        return super().champion(name, etag)
 
     def promoted(self, name, promotion):
         self.downloads += 1

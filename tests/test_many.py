@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from detectors import many, volume
+from detectors import many, volume, volume_batch
 from detectors.directory import DETECTORS
 from detectors.many import Outcome
 from detectors.replays import Replays
@@ -20,6 +20,7 @@ from shared.contract import Answer, VolumeRequest
 from shared.errors import InvalidRequest, ModelNotFound, ServiceError
 from shared.history import Point
 from shared.settings import Settings
+from tests.catalogues import Clock, CountingRegistry, counting
 from tests.counts import MONDAY, daily
 from training import backtest
 from training.calibration import Calibration
@@ -152,3 +153,29 @@ def test_a_bad_item_fails_alone(account: Settings) -> None:
 
     assert [type(o.error) for o in outcomes] == [type(None), ModelNotFound, InvalidRequest, type(None)]
     assert [o.answer is None for o in outcomes] == [False, True, True, False]
+
+
+def test_a_fleet_without_models_asks_for_none_of_them(storage: str) -> None:
+    catalogue = counting(Settings(connection_string=storage), Clock())
+    registry = catalogue.registry
+    assert isinstance(registry, CountingRegistry)
+    registry.publish(volume.model_name("fleet-7"), b"never promoted", {})
+    body = {"current_row_count": 5.0, "historical_data": [5.0, 5.0], "record": False}
+    requests = [VolumeRequest.model_validate(body | {"table_id": f"fleet-{i}"}) for i in range(volume_batch.LISTED)]
+
+    outcomes = many.score("volume", requests, catalogue, NOW)
+
+    assert registry.looks == 1
+    assert all(outcome.answer for outcome in outcomes)
+
+
+def test_among_many_models_each_is_asked_for(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.catalogue.LISTED_FOR_ONE", 1)
+    catalogue = counting(Settings(connection_string=storage), Clock())
+    for i in range(3):
+        catalogue.registry.publish(volume.model_name(f"other-{i}"), b"never promoted", {})
+
+    catalogue.rule_out([volume.model_name("one"), volume.model_name("two")], volume.model_name(""))
+
+    assert catalogue.model(volume.model_name("one")) is None
+    assert isinstance(catalogue.registry, CountingRegistry) and catalogue.registry.looks == 1
