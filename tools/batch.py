@@ -83,13 +83,15 @@ def watch(service: httpx.Client, url: str) -> dict[str, Any]:
     """Shows a bar until the batch has ended; its last status."""
     with tqdm(unit="item") as bar:
         while True:
-            batch = _asked(service.get(url))
+            answer = service.get(url)
+            batch = _asked(answer)
             bar.total, bar.n = batch["total"], batch["done"]
             bar.set_description(batch["state"], refresh=False)
             bar.set_postfix({"failed": batch["failed"], "anomalies": batch["anomalies"]})
             if batch["state"] in ENDED:
                 return batch
-            time.sleep(POLL_SECONDS)
+            # The more parts there are, the more work it is to count them.
+            time.sleep(max(POLL_SECONDS, 5 * answer.elapsed.total_seconds()))
 
 
 def write(service: httpx.Client, batch: dict[str, Any], path: Path) -> None:
