@@ -52,15 +52,6 @@ class Entities:
                 return False
             return True
 
-    def remove(self, partition: str, row: str, etag: str) -> bool:
-        """Removes the entity with this ETag; False where somebody changed it meanwhile."""
-        with storage.answering():
-            try:
-                self._table.delete_entity(partition, row, etag=etag, match_condition=MatchConditions.IfNotModified)
-            except ResourceModifiedError:
-                return False
-            return True
-
     def put_many(self, entities: Sequence[Row]) -> None:
         """Writes entities of one partition, each once, in place of what was there."""
         for some in batched(entities, MAX_ENTITIES, strict=False):
@@ -68,14 +59,8 @@ class Entities:
             with storage.answering():
                 self._creating(lambda operations=operations: self._table.submit_transaction(operations, **_RETRIED))
 
-    def remove_many(self, keys: Sequence[tuple[str, str]]) -> None:
-        """Removes entities by their keys; one that is not there is no error."""
-        with storage.answering():
-            for partition, row in keys:
-                self._table.delete_entity(partition, row)
-
     def query(self, where: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """The entities that fit an OData filter, in the order of their keys, page by page. None where there is no table."""
+        """The entities that fit an OData filter, in the order of their keys, page by page; none where there is no table."""
         with storage.answering():
             try:
                 pages = self._table.query_entities(where, select=list(columns) if columns else None,
