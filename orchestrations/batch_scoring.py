@@ -122,7 +122,7 @@ async def restart(client: df.DurableOrchestrationClient, records: Batches, batch
 async def cancel(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
     """Ends a batch within seconds; what is done can be read. One that has ended stays as it is. Raises NotFound."""
     record = await to_thread(records.cancel, batch_id)
-    if record["state"] == "cancelled":
+    if record["state"] == "cancelled" and await _is_running(client, record):
         # Chunks that wait find the word in the record, whether or not the engine ends those of sub-orchestrations.
         await client.terminate(record["instance"], "cancelled")
     return await status(client, records, batch_id)
@@ -139,8 +139,7 @@ async def _seen(client: df.DurableOrchestrationClient, records: Batches, batch_i
     record = await to_thread(records.record, batch_id)
     if record["state"] in FINAL:
         return record
-    instance = await client.get_status(record["instance"])
-    if instance is not None and instance.runtime_status is not None and instance.runtime_status.name in RUNNING:
+    if await _is_running(client, record):
         return record
     # Read after the engine was asked: a batch that ends in between is not taken for an interrupted one.
     record = await to_thread(records.record, batch_id)
@@ -149,6 +148,11 @@ async def _seen(client: df.DurableOrchestrationClient, records: Batches, batch_i
         return record | {"state": "interrupted", "reason": "The host was restarted while the batch ran. The same "
                          f"idempotency key, or POST /api/v1/batch/{batch_id}/restart, goes on with it."}
     return record
+
+
+async def _is_running(client: df.DurableOrchestrationClient, record: Mapping[str, Any]) -> bool:
+    instance = await client.get_status(record["instance"])
+    return instance is not None and instance.runtime_status is not None and instance.runtime_status.name in RUNNING
 
 
 async def _take_up(client: df.DurableOrchestrationClient, records: Batches, seen: Mapping[str, Any]) -> dict[str, Any]:
