@@ -118,18 +118,21 @@ def _wrong(state: State, at: int, verdict: Verdict, policy: AlertPolicy) -> Stat
     while last + 1 < len(seen) and seen[last + 1].wrong:
         last += 1
     run = seen[first : last + 1]
-    joined = any(one.told for one in run)
+    told = [n for n in range(first, last + 1) if seen[n].told]
+    # Of a run that was told and is said to be over, what is wrong once more is news: a count of today, judged again.
+    joined = bool(told) and (state.opened is not None or any(one.told for one in seen[last + 1 :]))
+    since = seen[min(told[-1] + 1, last) if told else first].about
     if not joined and (len(run) < policy.consecutive or _cooling(state, verdict, policy)):
         return state
     state = _telling(state, first, last)
     if joined:
         return state
-    event = _event(events.ANOMALY, verdict, run[0].about)
+    event = _event(events.ANOMALY, verdict, since)
     state = replace(state, outbox=(*state.outbox, event), told_at=max(state.told_at or "", row_key(verdict.observed_at)))
     if last + 1 == len(seen):
         return replace(state, opened=event, incident=None)
     # It was over before it was known: its end is told with it.
-    ended = _event(events.RECOVERED, verdict, run[0].about, {"outage": event["id"], "message": "It was over by then."})
+    ended = _event(events.RECOVERED, verdict, since, {"outage": event["id"], "message": "It was over by then."})
     return replace(_telling(state, last + 1, last + 1), outbox=(*state.outbox, ended))
 
 

@@ -95,6 +95,13 @@ def test_a_late_load_that_has_come_ends_the_outage_and_is_no_new_one():
     assert told(after(came)) == ["anomaly"]
 
 
+def test_what_was_said_to_be_over_and_is_wrong_again_is_told_again():
+    state = after(verdict(1), verdict(2, False, observed=2), verdict(2, observed=2.5), verdict(3), verdict(4, False))
+
+    assert told(state) == ["anomaly", "recovered"] * 2
+    assert len({event["id"] for event in state.outbox}) == 4
+
+
 def test_good_news_alone_leaves_no_state():
     assert after(verdict(1, False), verdict(2, False)) == State()
 
