@@ -8,11 +8,12 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any
 
-from detectors import distribution, pattern, timeliness, volume
+from detectors import distribution, pattern, sequence, timeliness, volume
 from shared.catalogue import Catalogue
 from shared.contract import Answer, DetectOptions, Input, Observation, TrainRequest, VolumeRequest
 from shared.contract_distribution import DistributionObservation, DistributionRequest, DistributionTrainRequest
 from shared.contract_pattern import PatternObservation, PatternRequest, PatternTrainRequest
+from shared.contract_sequence import SequenceObservation, SequenceRequest, SequenceTrainRequest
 from shared.contract_timeliness import ArrivalObservation, TimelinessRequest, TimelinessTrainRequest
 from shared.errors import NotFound
 from shared.history import History
@@ -53,6 +54,8 @@ DETECTORS = {
     "pattern": _detector(pattern, PatternRequest, PatternObservation, PatternTrainRequest, {"values": []},
                          lambda asked: pattern.model_name(asked.table_id, asked.column)),
     "timeliness": _detector(timeliness, TimelinessRequest, ArrivalObservation, TimelinessTrainRequest, {}),
+    "sequence": _detector(sequence, SequenceRequest, SequenceObservation, SequenceTrainRequest,
+                          {"points": [{"timestamp": "2000-01-01T00:00:00Z", "values": []}]}),
 }
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,10 +21,10 @@ import numpy as np
 from detectors import calendar
 from detectors.artefact import Artefact
 from detectors.champion import find_model, model_use
-from detectors.context import FloatArray, utc
+from detectors.context import utc
 from detectors.decision import threshold_of
-from detectors.sequence_answer import BASELINE, UNLIKE, Evidence, answered, silent
-from detectors.sequence_filter import FREEDOM, RHYTHMS
+from detectors.sequence_answer import BASELINE, OUT_OF_RANGE, UNLIKE, Evidence, answered, silent
+from detectors.sequence_filter import RHYTHMS
 from detectors.sequence_history import (
     DETECTOR,
     Judged,
@@ -39,9 +40,10 @@ from detectors.sequence_history import (
     stamp,
 )
 from detectors.sequence_states import States
-from detectors.sequence_verdict import surprise_of
+from detectors.sequence_verdict import student_tail, surprise_of, with_range
 from shared.catalogue import Catalogue, Loaded
-from shared.contract_sequence import JudgedSteps, SequenceAnswer, SequenceObservation, SequenceRequest
+from shared.contract import Deviation
+from shared.contract_sequence import JudgedSteps, SequenceAnswer, SequenceObservation, SequencePoint, SequenceRequest
 from shared.documents import Documents
 from shared.errors import StorageUnavailable
 from shared.history import CONNECTIONS, History
@@ -130,6 +132,37 @@ def _record(history: History, entries: Sequence[tuple[str, datetime, dict[str, A
         record(entries[0])  # creates what is missing
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         list(pool.map(record, entries[1:]))
+
+
+def replay(request: SequenceRequest, catalogue: Catalogue, points: int) -> Iterator[SequenceAnswer]:
+    """The verdicts on the last `points` buckets of the history, each by what came before it. Raises as `detect`.
+
+    All of them are asked about in one go, as a request with so many points is; each answer then tells of one.
+    """
+    zone = ZoneInfo(request.timezone or "UTC")
+    history = [(utc(point.timestamp, zone), point.values) for point in request.historical_data]
+    if request.table_id is not None:
+        for moment, ((names, row), _) in _memory(catalogue).documents.of(request.table_id).entries.items():
+            values = dict(zip(names, row.tolist(), strict=True))
+            history.append((moment, [values.get(name) for name in request.metrics]))
+    history.sort(key=itemgetter(0))
+    known = [SequencePoint.model_construct(timestamp=moment, values=values) for moment, values in history]
+    before, judged = known[:-points], known[-points:]
+    if not judged:
+        return
+    asked = {"points": judged, "historical_data": before if request.historical_data else []}
+    answer = detect(request.model_copy(update=asked), catalogue, datetime.now(UTC))
+    steps = {step.timestamp: step for step in answer.steps}
+    rest = answer.model_copy(update={
+        "is_anomaly": False, "severity": "none", "state": "normal", "deviation": None, "steps": [], "metrics": [],
+        "value": None, "expected_value": None, "expected_range": (None, None)})
+    for point in judged:
+        told: dict[str, Any] = {"timestamp": stamp(point.timestamp)}
+        if (step := steps.get(told["timestamp"])) is not None:
+            deviation = Deviation(absolute=0.0, percent=None, score=step.score, threshold=threshold_of(request))
+            told |= {"is_anomaly": True, "severity": step.severity, "state": step.hypothesis, "steps": [step],
+                     "message": step.description, "deviation": deviation}
+        yield rest.model_copy(update=told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,18 +280,21 @@ def filter_evidence(states: States, key: object, judged: Judged, known: Known, g
         history = rows[: rhythm.setup]
     given = judged.given[judged.given >= first]
     empty = np.full((len(judged.given), ahead.shape[1]), np.nan)
-    log_odds, level, scale = empty.copy(), empty.copy(), np.ones_like(empty)
+    log_odds, level, scale, t = empty.copy(), empty.copy(), np.ones_like(empty), empty.copy()
     hypothesis = np.zeros(empty.shape, np.intp)
     place = {int(row) - first: len(judged.given) - len(given) + i for i, row in enumerate(given)}
     for i, row in enumerate(ahead):
         step = state.step(row)
         if (j := place.get(i)) is not None:
             log_odds[j], hypothesis[j], level[j], scale[j] = step
+            t[j] = np.abs(state.level_of(row) - step.expected) / step.scale
     log_odds[:, np.isfinite(history).sum(axis=0) < ENOUGH * rhythm.setup] = np.nan
     surprise = surprise_of(log_odds) if artefact is None else artefact.run({"log_odds": log_odds})["surprise"]
+    surprise, outside = with_range(surprise, t)
+    names = np.where(outside, OUT_OF_RANGE, np.array(rhythm.hypotheses)[hypothesis])
     reach = float(np.interp(-np.log(1 - threshold), _T_SURPRISES, _T)) * scale
     expected, lower, upper = (state.in_own_unit(part) for part in (level, level - reach, level + reach))
-    return Evidence(surprise, np.array(rhythm.hypotheses)[hypothesis], expected, lower, upper)
+    return Evidence(surprise, names, expected, lower, upper)
 
 
 def forecast_evidence(artefact: Artefact, metrics: Sequence[str], judged: Judged, known: Known) -> Evidence:
@@ -274,7 +310,10 @@ def forecast_evidence(artefact: Artefact, metrics: Sequence[str], judged: Judged
     out["surprise"][(seen.mean(axis=1) < ENOUGH) | ~seen[:, -1]] = np.nan
     back = np.argsort(order)
     surprise, expected, lower, upper = (out[name][:, back] for name in ("surprise", "expected", "lower", "upper"))
-    return Evidence(surprise, np.full(surprise.shape, UNLIKE), expected, lower, upper)
+    # The file's range is that of 99 normal values in 100.
+    t = _T_OF_RANGE * np.abs(windows[:, -1][:, back] - expected) / np.maximum(upper - expected, 1e-300)
+    surprise, outside = with_range(surprise, t)
+    return Evidence(surprise, np.where(outside, OUT_OF_RANGE, UNLIKE), expected, lower, upper)
 
 
 def _unfit(artefact: Artefact, request: SequenceRequest) -> str | None:
@@ -287,14 +326,6 @@ def _unfit(artefact: Artefact, request: SequenceRequest) -> str | None:
     return None
 
 
-def _student_tail(t: FloatArray) -> FloatArray:
-    """Surprise of |T| > t for five degrees of freedom (Abramowitz and Stegun 26.7.3)."""
-    assert FREEDOM == 5
-    angle = np.arctan(t / np.sqrt(5))
-    inside = 2 / np.pi * (angle + np.sin(angle) * (np.cos(angle) + 2 / 3 * np.cos(angle) ** 3))
-    surprise: FloatArray = -np.log(np.maximum(1 - inside, 1e-15))
-    return surprise
-
-
 _T = np.geomspace(0.01, 300, 200)
-_T_SURPRISES = _student_tail(_T)
+_T_SURPRISES = student_tail(_T)
+_T_OF_RANGE = float(np.interp(-np.log(0.01), _T_SURPRISES, _T))

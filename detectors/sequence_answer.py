@@ -20,7 +20,7 @@ from shared.contract import Deviation, HistoryUse, ModelUse
 from shared.contract_sequence import MetricVerdict, SequenceAnswer, SequenceRequest, StepVerdict
 
 BASELINE = ModelUse(name=None, version="1", algorithm="hypothesis_filter")
-UNLIKE = "unlike_forecast"
+UNLIKE, OUT_OF_RANGE = "unlike_forecast", "out_of_range"
 IN_WORDS = {
     "hourly": {
         "frozen": "repeats its last value", "copy_of_last_day": "is a copy of the day before",
@@ -28,14 +28,15 @@ IN_WORDS = {
         "mirrored": "is high where it is usually low", "reversed": "runs through its day backwards",
         "later": "comes about 6 hours late", "earlier": "comes about 6 hours early",
         "other_day_type": "looks like another kind of day", "wild": "jumps about far more than usual",
-        "displaced": "left its usual level", UNLIKE: "does not go on as its recent days let expect",
+        "displaced": "left its usual level", OUT_OF_RANGE: "lies far outside of its range",
+        UNLIKE: "does not go on as its recent days let expect",
     },
     "daily": {
         "frozen": "repeats its last value", "copy_of_last_week": "is a copy of the week before",
         "flattened": "has lost the shape of its week", "mirrored": "is high where it is usually low",
         "reversed": "runs through its week backwards", "later": "comes about a day late",
         "earlier": "comes about a day early", "wild": "jumps about far more than usual", "displaced": "left its usual level",
-        UNLIKE: "does not go on as its recent weeks let expect",
+        OUT_OF_RANGE: "lies far outside of its range", UNLIKE: "does not go on as its recent weeks let expect",
     },
 }
 

@@ -180,6 +180,11 @@ class Filter:
         other._plan = _Plan(*(np.tile(part, (times,) + (1,) * (part.ndim - 1)) for part in self._plan))
         return other
 
+    def level_of(self, values: FloatArray) -> FloatArray:
+        """(m,) values in the unit that the filter works in."""
+        level: FloatArray = np.where(self.root, np.sqrt(np.maximum(values, 0.0)), values)
+        return level
+
     def in_own_unit(self, level: FloatArray) -> FloatArray:
         """(m,) on the filter's scale -> values."""
         return np.where(self.root, np.maximum(level, 0.0) ** 2, level)
@@ -194,7 +199,7 @@ class Filter:
         plan, known = self._plan, np.isfinite(values)
         shape, scale, entry = plan.shape[:, :, phase], plan.scale[:, phase], plan.entry[:, phase]
         carried = plan.autoregression * self.residuals
-        level = np.where(self.root, np.sqrt(np.maximum(values, 0.0)), values)
+        level = self.level_of(values)
         residuals = np.where(known[:, None], level[:, None] - shape, carried)
 
         lagged = self.recent[:, [(slot - lag) % rhythm.cycle for lag in rhythm.repeats]]

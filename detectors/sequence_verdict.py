@@ -8,8 +8,12 @@ and 1.00.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.context import FloatArray
+from detectors.sequence_filter import FREEDOM
+
+type BoolArray = NDArray[np.bool_]
 
 # Log odds of the filter that normal buckets reach with these probabilities: hours of four real series outside known faults,
 # weeks of weather, holidays and strikes included. Simulated clean series stay far below: their 1 % lies at -4 to 2.
@@ -18,6 +22,7 @@ LOG_ODDS = np.array([-9.0, -5.7, -4.8, -2.2, -0.2, 1.4, 2.3, 3.2, 5.0, 7.8])
 _SURPRISES = -np.log(TAILS)
 _LAST_SLOPE = float((_SURPRISES[-1] - _SURPRISES[-2]) / (LOG_ODDS[-1] - LOG_ODDS[-2]))
 CERTAIN = 1 - 1e-9
+FAR = 0.05
 # Of 2 to 50 normal metrics, correlated from 0 to 1, the harmonic mean alone raises at most 1 + 0.1 ln(m) times the alarms.
 DEPENDENCE = 0.1
 
@@ -26,6 +31,27 @@ def surprise_of(log_odds: FloatArray) -> FloatArray:
     """(...,) log odds of a fault -> surprise, from 0 without end; NaN stays NaN."""
     beyond = np.maximum(log_odds - LOG_ODDS[-1], 0.0)
     surprise: FloatArray = np.interp(log_odds, LOG_ODDS, _SURPRISES) + _LAST_SLOPE * beyond
+    return surprise
+
+
+def with_range(surprise: FloatArray, t: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """Surprise of order and shape (...,), and by how many scales each value differs from the expected -> that of both
+    together, and where it is the value that says more.
+
+    The filter looks at how hours follow each other and caps what a single one may say. A value far outside of its range is
+    an anomaly all the same: it gets a share, FAR, of the false alarms, and the rest stays with the filter.
+    """
+    far, shape = np.nan_to_num(student_tail(t) + np.log(FAR)), surprise + np.log1p(-FAR)
+    outside = far > np.maximum(shape, 0.0)
+    return np.where(np.isnan(surprise), surprise, np.maximum(np.maximum(far, shape), 0.0)), outside
+
+
+def student_tail(t: FloatArray) -> FloatArray:
+    """Surprise of |T| > t for five degrees of freedom (Abramowitz and Stegun 26.7.3)."""
+    assert FREEDOM == 5
+    angle = np.arctan(t / np.sqrt(5))
+    inside = 2 / np.pi * (angle + np.sin(angle) * (np.cos(angle) + 2 / 3 * np.cos(angle) ** 3))
+    surprise: FloatArray = -np.log(np.maximum(1 - inside, 1e-15))
     return surprise
 
 

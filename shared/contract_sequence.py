@@ -16,7 +16,7 @@ type SequenceGranularity = Literal["hourly", "daily"]
 type SequenceAlgorithm = Literal["auto", "hypothesis_filter", "lstm"]
 type Hypothesis = Literal[
     "frozen", "copy_of_last_day", "copy_of_last_week", "flattened", "mirrored", "reversed", "later", "earlier",
-    "other_day_type", "wild", "displaced", "unlike_forecast",
+    "other_day_type", "wild", "displaced", "out_of_range", "unlike_forecast",
 ]
 type Severity = Literal["none", "low", "medium", "high", "critical"]
 type Value = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from detectors import sequence
 from detectors.sequence_filter import RHYTHMS, Filter
-from detectors.sequence_verdict import combined, score_of, surprise_of
+from detectors.sequence_verdict import FAR, combined, score_of, student_tail, surprise_of, with_range
 from shared.catalogue import Catalogue
 from shared.contract import parse
 from shared.contract_sequence import SequenceObservation, SequenceRequest
@@ -434,5 +434,16 @@ def test_the_back_test_judges_every_hour_by_those_before_it(tmp_path: Path) -> N
     assert len(judged) == len(values) and [row["score"] for row in judged[: HOURLY.setup]] == [""] * HOURLY.setup
     assert sum(int(row["is_anomaly"]) for row in judged[-18:]) > 12 and judged[-1]["hypothesis"] == "frozen"
     assert sum(int(row["is_anomaly"]) for row in judged[:-18]) <= 3 and "1 of 1 faults found" in told[0]
-    surprise = combined(surprise_of(log_odds(values)))[0]
-    assert [float(row["score"]) for row in judged[HOURLY.setup:]] == pytest.approx(surprise[HOURLY.setup:].tolist())
+    surprise = combined(surprise_of(log_odds(values)))[0] + np.log1p(-FAR)  # no value lies far outside of its range here
+    expected = np.maximum(surprise, 0.0)[HOURLY.setup:].tolist()
+    assert [float(row["score"]) for row in judged[HOURLY.setup:]] == pytest.approx(expected)
+
+
+def test_one_value_far_outside_of_its_range_is_found_at_once() -> None:
+    inside, outside = with_range(np.array([[0.1, 3.0, np.nan]]), np.array([[1.0, 1.0, 50.0]]))[0], with_range(
+        np.array([[0.1, 3.0, 0.1]]), np.array([[12.0, 12.0, np.nan]]))
+
+    assert inside[0, :2].tolist() == pytest.approx([0.1 + np.log1p(-FAR), 3.0 + np.log1p(-FAR)]) and np.isnan(inside[0, 2])
+    assert outside[1].tolist() == [[True, True, False]] and (outside[0][0, :2] > -np.log(0.01)).all()
+    # Student's t with five degrees of freedom: scipy.stats.t.sf(12, 5) * 2
+    assert student_tail(np.array([12.0]))[0] == pytest.approx(-np.log(7.0895e-05), rel=1e-4)

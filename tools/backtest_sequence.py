@@ -17,7 +17,7 @@ import numpy as np
 from detectors.context import FloatArray, IntArray
 from detectors.decision import threshold_of
 from detectors.sequence_filter import RHYTHMS, Filter
-from detectors.sequence_verdict import combined, score_of, surprise_of
+from detectors.sequence_verdict import combined, score_of, surprise_of, with_range
 from shared.contract import DetectOptions
 from training.sequence_faults import OTHERS
 
@@ -59,7 +59,9 @@ def replay(hours: IntArray, values: FloatArray, metrics: list[str]) -> list[tupl
     series[places] = values
     state = Filter.begin(series[: rhythm.setup], start, rhythm)
     steps = [state.step(row) for row in series]
-    surprise = surprise_of(np.array([step.log_odds for step in steps]))
+    levels = np.array([state.level_of(row) for row in series])
+    t = np.abs(levels - np.array([step.expected for step in steps])) / np.array([step.scale for step in steps])
+    surprise, outside = with_range(surprise_of(np.array([step.log_odds for step in steps])), t)
     together, contributions = combined(surprise)
     flagged, worst = score_of(together) >= threshold, contributions.argmax(axis=1)
     verdicts: list[tuple[object, ...]] = []
@@ -68,7 +70,7 @@ def replay(hours: IntArray, values: FloatArray, metrics: list[str]) -> list[tupl
             verdicts.append(("", 0, "", ""))
             continue
         j = int(worst[place])
-        hypothesis = rhythm.hypotheses[steps[place].hypothesis[j]]
+        hypothesis = "out_of_range" if outside[place, j] else rhythm.hypotheses[steps[place].hypothesis[j]]
         verdicts.append((repr(float(together[place])), int(flagged[place]), metrics[j], hypothesis))
     return verdicts
 
