@@ -9,31 +9,34 @@ import azure.functions as func
 
 from detectors.backtest import backtest
 from detectors.directory import detector
-from orchestrations import training
-from shared import health, models, observations
+from orchestrations import batch_scoring, doors, freshness, training
+from orchestrations import tables as described
+from shared import health, models, observations, telling
 from shared.answers import answer, refusals
 from shared.contract import parse
-from shared.worker import catalogue, history, jobs, registry
+from shared.judging import judge
+from shared.worker import alerts, catalogue, history, jobs, publisher, registry, tables
 
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
-app.register_functions(training.blueprint)
+for blueprint in (training.blueprint, batch_scoring.blueprint, described.blueprint, freshness.blueprint, doors.blueprint):
+    app.register_functions(blueprint)
 
 
 @app.route(route="v1/detect/{detector}", methods=["POST"])
 @app.queue_output(arg_name="observed", queue_name="%OBSERVATIONS_QUEUE%", connection="DATA_STORAGE")
 @refusals
 def detect(req: func.HttpRequest, observed: func.Out[str]) -> func.HttpResponse:
-    asked = detector(req.route_params["detector"])
-    request = parse(asked.request, req.get_body())
-    verdict = asked.detect(request, catalogue(), now := datetime.now(UTC))
-    if (message := asked.observation(request, verdict, catalogue(), now)) is not None:
-        observed.set(message)
-    return answer(verdict, headers={"x-model-version": verdict.model.version})
+    kind = req.route_params["detector"]
+    judged = judge(kind, parse(detector(kind).request, req.get_body()), catalogue(), tables(), datetime.now(UTC))
+    if judged.observation is not None:
+        observed.set(judged.observation)
+    return answer(judged.answer, headers={"x-model-version": judged.answer.model.version})
 
 
 @app.queue_trigger(arg_name="message", queue_name="%OBSERVATIONS_QUEUE%", connection="DATA_STORAGE")
 def observe_queued(message: func.QueueMessage) -> None:
     observations.observe(message.get_body(), history())
+    telling.consider(message.get_body(), alerts(), tables(), publisher())
 
 
 @app.route(route="v1/observations", methods=["POST"])

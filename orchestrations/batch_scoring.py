@@ -348,7 +348,7 @@ class BatchScorer:
         says what was wrong with a row that has no verdict. `progress` shows a bar on stderr. Raises ModelNotFound,
         ModelUnavailable, StorageUnavailable, InvalidRequest for a name that is none.
         """
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
 
         name, fixed, known = model_name, dict[str, Any](), None
         if model_name not in DETECTORS:

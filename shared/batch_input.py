@@ -150,7 +150,7 @@ def _value(cell: str) -> Any:
 
 
 def _of_parquet(chunks: Iterable[bytes]) -> Iterator[Item]:
-    import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet as parquet
     from pyarrow import ArrowException
 
     with tempfile.TemporaryFile() as file:  # the index of a Parquet file is at its end

@@ -10,18 +10,16 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from detectors.directory import detector
 from shared.catalogue import Catalogue
-from shared.contract import Answer, DetectOptions, Input, parse
-from shared.contract_tables import with_defaults
+from shared.contract import Answer, Input, parse
 from shared.errors import ServiceError
+from shared.judging import Judged, judge
 from shared.queues import LONGEST_BYTES, Queues
 from shared.tables import Tables
-from shared.telling import with_verdict
 
 # As often as host.json lets a message be tried (`maxDequeueCount`).
 TRIES: Final = 5
@@ -39,14 +37,6 @@ class Message(Input):
     detector: str
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """An answer, and the message with what was seen and found, for the observations queue; None where there is none."""
-
-    answer: Answer
-    observation: str | None
-
-
 def judge_message(message: bytes, catalogue: Catalogue, tables: Tables, now: datetime) -> Judged:
     """The answer to a message.
 
@@ -55,15 +45,6 @@ def judge_message(message: bytes, catalogue: Catalogue, tables: Tables, now: dat
     body = plain(message)
     kind = parse(Message, body).detector
     return judge(kind, parse(detector(kind).request, body), catalogue, tables, now)
-
-
-def judge(kind: str, request: DetectOptions, catalogue: Catalogue, tables: Tables, now: datetime) -> Judged:
-    """The answer of detector `kind`, what its table's settings say being taken for granted."""
-    asked = detector(kind)
-    request = with_defaults(request, tables.get(request.table_id) if request.table_id else None, kind)
-    answer = asked.detect(request, catalogue, now)
-    seen = asked.observation(request, answer, catalogue, now)
-    return Judged(answer, with_verdict(seen, request, answer, now, catalogue.door.is_open()))
 
 
 def plain(message: bytes) -> bytes:

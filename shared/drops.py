@@ -24,9 +24,10 @@ from typing import IO, Any, Final, Self
 from shared.catalogue import Catalogue
 from shared.contract import DetectOptions, VolumeRequest, parse
 from shared.contract_distribution import DistributionRequest
-from shared.doors import judge, short
+from shared.doors import short
 from shared.errors import InvalidRequest, PayloadTooLarge, ServiceError, StorageUnavailable
 from shared.ids import ID_PATTERN, check_blob_name, check_id
+from shared.judging import judge
 from shared.queues import LONGEST_BYTES
 from shared.settings import InvalidSetting
 from shared.tables import Tables

@@ -113,8 +113,8 @@ def _transposed(piece: Sequence[list[str]]) -> list[Values]:
 
 
 def _parquet(stream: BinaryIO) -> tuple[list[str], Iterator[list[Values]]]:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(stream)

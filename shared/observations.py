@@ -66,15 +66,18 @@ def rows(body: bytes) -> Iterator[tuple[int, Input | InvalidJson | InvalidReques
 
 
 def observe(message: bytes, history: History) -> None:
-    """What one detect call saw, from the queue. Harmless when it comes twice.
+    """What one detect call saw, from the queue; nothing where it only found something. Harmless when it comes twice.
 
     Raises pydantic's ValidationError or NotFound for a message that cannot be read, so that it ends in the poison queue.
     """
-    detector(_Kind.model_validate_json(message).detector).observe(message, history)
+    kind = _Kind.model_validate_json(message)
+    if kind.seen:
+        detector(kind.detector).observe(message, history)
 
 
 class _Kind(BaseModel):
     detector: str
+    seen: bool = True
 
 
 def _checked(text: bytes) -> Input | InvalidJson | InvalidRequest:

@@ -38,7 +38,7 @@ class Settings:
     results_container: str = "results"
     profiles_container: str = "profiles"
     history_table: str = "history"
-    tables_table: str = "tables"
+    tables_table: str = "tablesettings"
     alerts_table: str = "alerts"
     requests_queue: str = "detect-requests"
     answers_queue: str = "detect-results"
@@ -66,7 +66,7 @@ class Settings:
             results_container=environ.get("RESULTS_CONTAINER") or "results",
             profiles_container=environ.get("PROFILES_CONTAINER") or "profiles",
             history_table=environ.get("HISTORY_TABLE") or "history",
-            tables_table=environ.get("TABLES_TABLE") or "tables",
+            tables_table=environ.get("TABLES_TABLE") or "tablesettings",
             alerts_table=environ.get("ALERTS_TABLE") or "alerts",
             requests_queue=environ.get("DETECT_REQUESTS_QUEUE") or "detect-requests",
             answers_queue=environ.get("DETECT_RESULTS_QUEUE") or "detect-results",

@@ -1,6 +1,7 @@
 """The app as a whole: what wakes it, and what importing it costs."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -30,6 +31,14 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
 
     assert routes == {
         "detect": ("POST", "v1/detect/{detector}", "FUNCTION"),
+        "start_batch": ("POST", "v1/batch/score", "FUNCTION"),
+        "show_batch": ("GET", "v1/batch/{batch_id}", "FUNCTION"),
+        "show_batch_part": ("GET", "v1/batch/{batch_id}/parts/{part:int}", "FUNCTION"),
+        "cancel_batch": ("POST", "v1/batch/{batch_id}/cancel", "FUNCTION"),
+        "restart_batch": ("POST", "v1/batch/{batch_id}/restart", "FUNCTION"),
+        "describe_table": ("POST", "v1/tables/{table_id}", "FUNCTION"),
+        "show_table": ("GET", "v1/tables/{table_id}", "FUNCTION"),
+        "list_tables": ("GET", "v1/tables", "FUNCTION"),
         "load_observations": ("POST", "v1/observations", "FUNCTION"),
         "replay_history": ("POST", "v1/backtest", "FUNCTION"),
         "train": ("POST", "v1/train/{detector}-anomaly", "FUNCTION"),
@@ -45,18 +54,29 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
 def test_queues_are_named_by_settings() -> None:
     queues = {name: (t["queueName"], t["connection"]) for name, t in triggers().items() if t["type"] == "queueTrigger"}
 
-    assert queues == {"observe_queued": ("%OBSERVATIONS_QUEUE%", "DATA_STORAGE")}
+    assert queues == {"observe_queued": ("%OBSERVATIONS_QUEUE%", "DATA_STORAGE"),
+                      "detect_queued": ("%DETECT_REQUESTS_QUEUE%", "DATA_STORAGE"),
+                      "deliver_webhook": ("%ANOMALIES_QUEUE%-webhook", "DATA_STORAGE")}
 
 
-def test_the_durable_functions_are_those_of_a_training_job() -> None:
+def test_files_are_watched_for_and_the_sweep_has_its_timer() -> None:
+    others = {name: (t.get("path") or t.get("schedule"), t.get("source")) for name, t in triggers().items()
+              if t["type"] in ("blobTrigger", "timerTrigger")}
+
+    assert others == {"judge_dropped": ("%PROFILES_CONTAINER%/{table_id}/{name}", "EventGrid"),
+                      "sweep_freshness": ("%FRESHNESS_SCHEDULE%", None)}
+
+
+def test_the_durable_functions_are_those_of_training_and_of_batches() -> None:
     durable = {name for name, t in triggers().items() if t["type"] in ("orchestrationTrigger", "activityTrigger")}
 
-    assert durable == {"train_table", "plan_training", "fit_candidate", "choose_champion", "record_failure"}
+    assert durable == {"train_table", "plan_training", "fit_candidate", "choose_champion", "record_failure",
+                       "score_batch", "score_chunks", "plan_batch", "score_chunk", "finish_batch", "fail_batch"}
 
 
 def test_every_setting_a_binding_names_is_in_the_example() -> None:
     example = json.loads((ROOT / "local.settings.json.example").read_text())["Values"]
-    named = {str(value).strip("%") for t in triggers().values() for value in t.values() if str(value).startswith("%")}
+    named = {name for t in triggers().values() for value in t.values() for name in re.findall(r"%(\w+)%", str(value))}
     connections = {t["connection"] for t in triggers().values() if "connection" in t}
 
     assert named | connections | {"AzureWebJobsStorage", "TASKHUB_NAME"} <= set(example)

@@ -47,7 +47,7 @@ def test_a_row_of_another_detector_is_refused_by_line(service: httpx.Client) -> 
                             {"detector": "timeliness", "table_id": "a", "timestamp": "2026-06-01T00:00:00Z"}])
 
     assert (report["accepted"], report["rejected"]) == (1, 2)
-    assert "volume, timeliness" in report["errors"][0]["message"]
+    assert "volume, distribution" in report["errors"][0]["message"]
     assert report["errors"][1]["line"] == 2 and "time zone" in report["errors"][1]["message"]
 
 

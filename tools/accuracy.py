@@ -63,8 +63,8 @@ def _peer(group: str, name: str, **figures: float) -> Row:
 
 # Other methods on the same files and with the same metrics, each with its usual settings.
 PEERS = (
-    _peer("volume", "weekday residual, MAD of 84 days", auc=.888, ap=.575, f1=.595, recall=.652, fpr=.054, event_recall=.790),
-    _peer("volume", "Prophet 99 %, a refit a fortnight", auc=.792, ap=.494, f1=.467, recall=.487, fpr=.064, event_recall=.671),
+    _peer("volume", "weekday residual, MAD 84 days", auc=.888, ap=.575, f1=.595, recall=.652, fpr=.054, event_recall=.790),
+    _peer("volume", "Prophet 99 %, refit a fortnight", auc=.792, ap=.494, f1=.467, recall=.487, fpr=.064, event_recall=.671),
     _peer("volume", "isolation forest on lags", auc=.816, ap=.452, f1=.392, recall=.313, fpr=.025, event_recall=.494),
     _peer("volume", "AutoARIMA 99 %", auc=.744, ap=.336, f1=.319, recall=.360, fpr=.080, event_recall=.630),
     _peer("profile", "any metric beyond 3 sigma", auc=.893, recall=.925, fpr=.556),

@@ -152,7 +152,8 @@ def handler_call(body: bytes) -> Callable[[], Any]:
     import function_app
 
     handler = function_app.detect._function.get_user_function()
-    request = func.HttpRequest("POST", "http://localhost/api/v1/detect/volume", route_params={"detector": "volume"}, body=body)
+    url = "http://localhost/api/v1/detect/volume"
+    request = func.HttpRequest("POST", url, route_params={"detector": "volume"}, body=body)
 
     class Out(func.Out[str]):
         def set(self, value: str) -> None:

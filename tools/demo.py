@@ -1,4 +1,5 @@
-"""A tour on real data: loads half a year of counts, trains, judges the other half day by day, and tells what was found.
+"""A tour on real data: loads half a year of counts, trains, judges the other half day by day, tells what was found, and
+asks every other detector too.
 
     python -m tools.demo [--port 7071] [--out out]
 
@@ -24,6 +25,7 @@ from zoneinfo import ZoneInfo
 
 import httpx
 
+from tools import demo_detectors
 from tools.azurite import AzuriteError
 from tools.local_host import HostError, LocalHost
 
@@ -89,6 +91,7 @@ def tour(client: httpx.Client, out: Path) -> None:
         inside = sorted(v["latency_ms"] for v in verdicts)[len(verdicts) // 2]
         say(f"{len(verdicts) / seconds:.0f} calls a second over HTTP, median {inside:.2f} ms in the detector")
     report(to_judge, verdicts)
+    others(client)
     with step("Drawing flights_UA") as say:
         from tools.plot import draw_verdicts
 
@@ -173,6 +176,24 @@ def report(days: list[Day], verdicts: list[dict[str, Any]]) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(missed.items())) or "none"
     print(f"\n  Found {hits} of {faulty} faulty days; missed: {kinds}.")
     print(f"  {alarms} false alarms on {normal} normal days ({alarms / normal:.1%}).\n")
+
+
+def others(client: httpx.Client) -> None:
+    """The other detectors: how they did, and one verdict of each kind, right and wrong."""
+    def post(route: str, body: Any) -> dict[str, Any]:
+        content = "\n".join(map(json.dumps, body)) if isinstance(body, list) else json.dumps(body)
+        return ok(client.post(f"/v1/{route}", content=content))
+
+    told: list[str] = []
+    for name, ask in demo_detectors.DETECTORS.items():
+        with step(f"Asking the {name} detector") as say:
+            asked = []
+            for one in ask(post):
+                asked.append(one)
+                say(f"{len(asked)} calls", end="\r")
+            say(f"{len(asked)} calls")
+        told += demo_detectors.summary(name, asked)
+    print("\n" + "\n".join(f"  {line}" for line in told) + "\n")
 
 
 def ok(response: httpx.Response) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def libraries() -> tuple[Any, Any]:
     """jax and optax. Raises InvalidRequest, saying what to install, where they are not."""
     try:
         import jax
-        import optax  # type: ignore[import-untyped]
+        import optax
     except ImportError as error:
         raise InvalidRequest(f"{INSTALL} ({error.name} is missing).", "algorithm") from None
     return jax, optax
