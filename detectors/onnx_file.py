@@ -63,9 +63,11 @@ def _parts(file: bytes) -> Parts | None:
             skeleton.update(f"{name} {array.shape}\n".encode())
         else:
             whole.append((first, last))
+    if not parameters:
+        return None
     for begin, end in whole:
         skeleton.update(memoryview(file)[begin:end])
-    return Parts(parameters, metadata, skeleton.digest()) if parameters else None
+    return Parts(parameters, metadata, skeleton.digest())
 
 
 def _tensor(file: bytes, at: int, end: int) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from detectors.many import Outcome
 from detectors.replays import Replays
 from shared.catalogue import Catalogue
 from shared.contract import Answer, VolumeRequest
+from shared.contract_timeliness import TimelinessRequest
 from shared.errors import InvalidRequest, ModelNotFound, ServiceError
 from shared.history import Point
 from shared.settings import Settings
@@ -84,12 +85,12 @@ def told(outcome: Outcome) -> dict[str, Any]:
     return {"answer": answer, "observation": outcome.observation and json.loads(outcome.observation), "error": error}
 
 
-def both_ways(requests: list[VolumeRequest], account: Settings) -> tuple[list[Any], list[Any]]:
+def both_ways(requests: list[Any], account: Settings, name: str = "volume") -> tuple[list[Any], list[Any]]:
     """What a fresh worker answers to all at once, and another to one after the other."""
     answers = []
     for score in (many.score, one_by_one):
         volume.replays = Replays()
-        answers.append([told(outcome) for outcome in score("volume", requests, Catalogue(account), NOW)])
+        answers.append([told(outcome) for outcome in score(name, requests, Catalogue(account), NOW)])
     return answers[0], answers[1]
 
 
@@ -142,6 +143,28 @@ def test_a_table_asked_about_twice_knows_of_the_first_count(account: Settings) -
 
     assert [t["answer"]["history"]["points"] for t in together] == [120, 121, 122]
     assert all(map(close, together, apart))
+
+
+def test_without_storage_each_item_says_what_it_would_alone() -> None:
+    body = {"table_id": "steady", "current_row_count": 9_000.0, "timestamp": stamp(120)}
+    requests = [VolumeRequest.model_validate(body | more) for more in
+                ({"historical_data": [9_000.0] * 30}, {}, {"historical_data": [1.0], "fallback": False}, {"table_id": None})]
+
+    together, apart = both_ways(requests, Settings())
+
+    assert together == apart
+    assert [t["error"] is None for t in together] == [True, False, False, True]
+
+
+def test_other_detectors_are_asked_several_at_a_time_and_answer_alike(account: Settings) -> None:
+    body = {"as_of": stamp(121), "historical_data": [stamp(i) for i in range(60, 118)]}
+    requests = [TimelinessRequest.model_validate(body | {"table_id": f"feed-{i % 4}", "last_arrival": stamp(118 + i % 3)})
+                for i in range(8)]
+
+    together, apart = both_ways(requests, account, "timeliness")
+
+    assert together == apart
+    assert "evaluated" in {t["answer"]["status"] for t in together}
 
 
 def test_a_bad_item_fails_alone(account: Settings) -> None:
