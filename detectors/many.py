@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,14 +13,17 @@ from typing import Any
 
 from detectors import stacks, volume_batch
 from detectors.directory import DETECTORS, Detector
+from shared.cache import OUTAGE_SECONDS
 from shared.catalogue import Catalogue
 from shared.contract import Answer
-from shared.errors import ServiceError
+from shared.errors import ServiceError, StorageUnavailable
 
 # So many requests wait for storage at the same time: as many as the client libraries keep connections open.
 CONNECTIONS = 10
 # What is held in memory does not grow with the batch: so many requests are looked up and judged together.
 TOGETHER = 1024
+# Caches leave storage alone for so long after it did not answer one question.
+PAUSE_SECONDS = OUTAGE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,18 @@ def score(name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetim
 
     They are those of asking one by one, in this order: a count of a table that is kept is history to the table's next one.
     """
-    detector, outcomes = DETECTORS[name], dict[int, Outcome]()
+    outcomes = _scored(DETECTORS[name], name, requests, catalogue, now)
+    missed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome.error, StorageUnavailable)]
+    if 0 < len(missed) < len(requests):  # an account that answered others was busy, and not down
+        time.sleep(PAUSE_SECONDS)
+        again = _scored(DETECTORS[name], name, [requests[i] for i in missed], catalogue, now)
+        for i, outcome in zip(missed, again, strict=True):
+            outcomes[i] = outcome
+    return outcomes
+
+
+def _scored(detector: Detector, name: str, requests: Sequence[Any], catalogue: Catalogue, now: datetime) -> list[Outcome]:
+    outcomes = dict[int, Outcome]()
     detect_many = volume_batch.detect_many if name == "volume" else _one_by_one(detector)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for wave in _waves(requests):

@@ -18,8 +18,8 @@ from detectors.replays import Replays
 from shared.catalogue import Catalogue
 from shared.contract import Answer, VolumeRequest
 from shared.contract_timeliness import TimelinessRequest
-from shared.errors import InvalidRequest, ModelNotFound, ServiceError
-from shared.history import Point
+from shared.errors import InvalidRequest, ModelNotFound, ServiceError, StorageUnavailable
+from shared.history import Point, Series
 from shared.settings import Settings
 from tests.catalogues import Clock, CountingRegistry, counting
 from tests.counts import MONDAY, daily
@@ -145,7 +145,8 @@ def test_a_table_asked_about_twice_knows_of_the_first_count(account: Settings) -
     assert all(map(close, together, apart))
 
 
-def test_without_storage_each_item_says_what_it_would_alone() -> None:
+def test_without_storage_each_item_says_what_it_would_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "PAUSE_SECONDS", 0.0)
     body = {"table_id": "steady", "current_row_count": 9_000.0, "timestamp": stamp(120)}
     requests = [VolumeRequest.model_validate(body | more) for more in
                 ({"historical_data": [9_000.0] * 30}, {}, {"historical_data": [1.0], "fallback": False}, {"table_id": None})]
@@ -154,6 +155,28 @@ def test_without_storage_each_item_says_what_it_would_alone() -> None:
 
     assert together == apart
     assert [t["error"] is None for t in together] == [True, False, False, True]
+
+
+class Hiccup(Catalogue):
+    """Storage that does not answer the first question about one table."""
+
+    asked = 0
+
+    def series(self, detector: str, table_id: str, until: datetime | None = None) -> Series:
+        self.asked += table_id == "gappy"
+        if table_id == "gappy" and self.asked == 1:
+            raise StorageUnavailable("Storage does not answer.")
+        return super().series(detector, table_id, until)
+
+
+def test_what_storage_did_not_answer_is_asked_once_more(account: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "PAUSE_SECONDS", 0.0)
+    body = {"current_row_count": 9_000.0, "timestamp": stamp(120), "record": False}
+    requests = [VolumeRequest.model_validate(body | {"table_id": t}) for t in ("steady", "gappy", "young")]
+
+    outcomes = many.score("volume", requests, Hiccup(account), NOW)
+
+    assert [o.answer.table_id for o in outcomes if o.answer] == ["steady", "gappy", "young"]
 
 
 def test_other_detectors_are_asked_several_at_a_time_and_answer_alike(account: Settings) -> None:
