@@ -41,7 +41,7 @@ demo: install
 	@$(PYTHON) -m tools.demo
 
 test: install
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench: install
 	@$(PYTHON) -m tools.bench

@@ -15,7 +15,7 @@ from shared import health, models, observations, telling
 from shared.answers import answer, refusals
 from shared.contract import parse
 from shared.judging import judge
-from shared.worker import alerts, catalogue, history, jobs, publisher, registry, tables
+from shared.worker import alerts, catalogue, history, jobs, publisher, queues, registry, tables
 
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
 for blueprint in (training.blueprint, batch_scoring.blueprint, described.blueprint, freshness.blueprint, doors.blueprint):
@@ -93,4 +93,4 @@ def roll_back_model(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 def show_health(req: func.HttpRequest) -> func.HttpResponse:
-    return answer(health.report(catalogue(), registry()))
+    return answer(health.report(catalogue(), registry(), queues()))

@@ -4,7 +4,7 @@
       plan_batch               cuts the input into chunks
       score_chunks  x n        at most GROUP chunks each
         score_chunk  x GROUP   one chunk: judge its items, keep what was seen, write its part
-      finish_batch             the summary, with incidents
+      finish_batch             the summary, with incidents; anomalies are told as events, an incident's as one
 
 What an orchestration carries is a batch id and counts; items and answers lie in blobs. Every activity can run twice: a chunk
 whose part is written is done, so a batch that was interrupted goes on where it was.
@@ -25,7 +25,7 @@ import azure.functions as func
 
 from detectors.anomaly_detector import AnomalyDetector
 from detectors.directory import DETECTORS, detector
-from shared import batch_input, batch_items, batch_summary, newest
+from shared import batch_input, batch_items, batch_summary, newest, telling
 from shared.answers import answer, refusals
 from shared.batch_input import Item
 from shared.batches import FINAL, Batches, is_current
@@ -34,7 +34,7 @@ from shared.contract import check_size, parse
 from shared.contract_batch import INPUT_CONTAINER, MAX_BODY_BYTES, BatchRequest
 from shared.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
 from shared.settings import Settings
-from shared.worker import batches, catalogue, tables
+from shared.worker import alerts, batches, catalogue, publisher, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -265,6 +265,7 @@ def score_chunk(job: dict) -> None:  # type: ignore[type-arg]  # the worker take
     else:
         judged = batch_items.judge(name, items, catalogue(), now, tables())
     batch_items.keep(name, judged, catalogue())
+    telling.consider_many(name, batch_items.verdicts(judged, now), alerts(), tables())
     batches().finish_chunk(batch_id, chunk, (one.render() for one in judged), batch_items.digest(judged),
                            batch_items.figures(judged))
 
@@ -280,6 +281,8 @@ def finish_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the 
     if summary["parts"] < record["chunks"]:
         raise RuntimeError(f"Only {summary['parts']:,} of {record['chunks']:,} parts are there")
     batches().write_summary(batch_id, summary)
+    telling.announce(record["detector"], alerts(), publisher(),
+                     lambda: batch_summary.labels(batch_summary.tables_of(batches(), record), tables()))
     batches().update(batch_id, instance, state="succeeded", finished_at=finished.isoformat())
     return {name: summary[name] for name in ("total", "failed", "anomalies")}
 

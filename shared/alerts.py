@@ -65,7 +65,9 @@ def verdict_of(answer: Answer, now: datetime) -> Verdict | None:
         detector=answer.detector, table_id=answer.table_id, observed_at=now, is_anomaly=answer.is_anomaly,
         about=_aware(datetime.fromisoformat(moment), now) if moment else now, severity=answer.severity,
         confidence=answer.confidence, message=answer.message, expected_range=answer.expected_range, facts=facts,
-        part=facts.get("column"), over=state == "late" and not getattr(answer, "missing_loads", 0))
+        # Only of pattern is every column watched on its own; of distribution `column` is the worst of this verdict.
+        part=facts.get("column") if answer.detector == "pattern" else None,
+        over=state == "late" and not getattr(answer, "missing_loads", 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from detectors import many
 from detectors.directory import DETECTORS
+from shared.alerts import Verdict, verdict_of
 from shared.batch_input import Item
 from shared.batches import Figures, fault_of
 from shared.catalogue import Catalogue
@@ -119,6 +120,12 @@ def _keep_counts(seen: Sequence[Judged], catalogue: Catalogue) -> None:
         count = JudgedObservation.model_validate_json(one.observation or "")
         points[count.table_id].append(Point(count.timestamp, count.value, count.status, count.score, count.model))
     catalogue.history.record_many("volume", points)
+
+
+def verdicts(judged: Sequence[Judged], now: datetime) -> list[Verdict]:
+    """What alerts are to know of: the verdicts of calls that leave a trace."""
+    return [verdict for one in judged if one.observation is not None and one.answer is not None
+            and (verdict := verdict_of(one.answer, now)) is not None]
 
 
 def figures(judged: Sequence[Judged]) -> Figures:

@@ -77,9 +77,18 @@ def _incidents(anomalies: Iterable[Mapping[str, Any]], asked: Iterable[str], now
                                one["message"]) for one in anomalies if one["table_id"]]
     if len(found) < incidents.FEWEST:
         return []
-    labels: dict[str, Mapping[str, str]] = {table_id: {} for table_id in asked}
-    labels |= {table_id: table.labels for table_id, table in tables.scan() if table_id in labels}
-    return [incident.to_json() for incident in incidents.group(found, labels)]
+    return [incident.to_json() for incident in incidents.group(found, labels(asked, tables))]
+
+
+def labels(asked: Iterable[str], tables: Tables) -> dict[str, Mapping[str, str]]:
+    """The labels of every table asked about, none for one that nobody described."""
+    own: dict[str, Mapping[str, str]] = {table_id: {} for table_id in asked}
+    return own | {table_id: table.labels for table_id, table in tables.scan() if table_id in own}
+
+
+def tables_of(batches: Batches, record: Mapping[str, Any]) -> set[str]:
+    """The tables that a batch asked about."""
+    return {name for digest in batches.digests(record["batch_id"], record["chunks"]) for name in digest["tables"]}
 
 
 def _moment(text: str | None, now: datetime) -> datetime:

@@ -20,21 +20,21 @@ from azure.storage.blob import BlobServiceClient
 from detectors.pattern_history import series_name
 from shared.batches import id_of_key
 from shared.history import History
+from shared.queues import Queues
 from shared.settings import Settings
 from shared.tables import Tables
-from tests.conftest import ACCOUNTS, client_of
+from tests.conftest import ACCOUNTS, ROOT, client_of
 from tests.test_service import counts, eventually
 from tools.azurite import Azurite, free_ports
 from tools.local_host import LocalHost
 
-APP = Path(__file__).parent / "batch_app"
 ENDED = ("succeeded", "failed", "cancelled", "interrupted")
 MONDAY = "2026-07-06T02:00:00Z"
 HISTORY = [point["row_count"] for point in counts(35)]
 
 
 def settings(account: str) -> dict[str, str]:
-    return {"AzureWebJobsStorage": account, "DATA_STORAGE": account, "TABLES_TABLE": "described"}
+    return {"AzureWebJobsStorage": account, "DATA_STORAGE": account}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def account(azurite: Azurite) -> str:
 
 @pytest.fixture(scope="module")
 def host(account: str) -> Iterator[LocalHost]:
-    with LocalHost(APP, settings(account)) as running:
+    with LocalHost(ROOT, settings(account)) as running:
         yield running
 
 
@@ -174,7 +174,7 @@ def _is_quiet(account: str, batch_id: str) -> bool:
 def test_a_batch_that_the_host_did_not_survive_is_finished_from_what_is_written(tmp_path: Path) -> None:
     with Azurite(tmp_path, tuple(free_ports(3))) as azurite:  # type: ignore[arg-type]  # three they are
         account = azurite.connection_string()
-        with LocalHost(APP, settings(account)) as host, client_of(host) as service:
+        with LocalHost(ROOT, settings(account)) as host, client_of(host) as service:
             request = {"items": [item(n, table_id=f"../{n}") if n % 100 == 0 else item(n) for n in range(1500)]}
             accepted = post(service, "survivor", **request)
             eventually(lambda: service.get(path_of(accepted)).json()["parts"] >= 2, seconds=60)
@@ -276,7 +276,7 @@ def test_a_batch_of_columns_is_judged_and_kept_like_single_calls(service: httpx.
 
 
 def test_anomalies_that_share_a_label_are_one_incident(service: httpx.Client, account: str) -> None:
-    tables = Tables(History(Settings(connection_string=account)), "described")
+    tables = Tables(History(known := Settings(connection_string=account)), known.tables_table)
     for n in range(8):
         settings = {"min_change": {"percent": 99.9}} if n == 7 else {}
         tables.put(f"shop{n}", {"labels": {"source": "sap"}, "settings": settings})
@@ -286,6 +286,9 @@ def test_anomalies_that_share_a_label_are_one_incident(service: httpx.Client, ac
     assert batch["anomalies"] == 7, "the settings of the eighth table let its drop pass"
     (incident,) = batch["incidents"]
     assert incident["count"] == 7 and incident["factors"][0]["value"] == "sap"
+    told = [json.loads(text) for text in Queues(Settings(connection_string=account)).peek("anomalies").values()]
+    assert [event["data"]["count"] for event in told if event["type"] == "com.claritydq.incident.v1"] == [7]
+    assert not [event for event in told if event["subject"].startswith("shop")], "seven anomalies are told as one event"
 
 
 @pytest.mark.parametrize(("request_", "status", "target"), [

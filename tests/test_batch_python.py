@@ -15,8 +15,8 @@ from shared.catalogue import Catalogue
 from shared.errors import InvalidRequest, ModelNotFound
 from shared.history import History
 from shared.settings import Settings
-from tests.conftest import ACCOUNTS
-from tests.test_batch import APP, item, settings
+from tests.conftest import ACCOUNTS, ROOT
+from tests.test_batch import item, settings
 from tests.test_service import counts
 from tools import batch
 from tools.azurite import Azurite
@@ -69,7 +69,7 @@ def test_a_model_that_is_none_is_said(storage: str) -> None:
 
 @pytest.fixture(scope="module")
 def host(azurite: Azurite) -> Iterator[LocalHost]:
-    with LocalHost(APP, settings(azurite.connection_string(ACCOUNTS[-8]))) as running:
+    with LocalHost(ROOT, settings(azurite.connection_string(ACCOUNTS[-8]))) as running:
         yield running
 
 
