@@ -22,7 +22,7 @@ LOG_ODDS = np.array([-9.0, -5.7, -4.8, -2.2, -0.2, 1.4, 2.3, 3.2, 5.0, 7.8])
 _SURPRISES = -np.log(TAILS)
 _LAST_SLOPE = float((_SURPRISES[-1] - _SURPRISES[-2]) / (LOG_ODDS[-1] - LOG_ODDS[-2]))
 CERTAIN = 1 - 1e-9
-FAR = 0.05
+FAR = 0.02
 # Of 2 to 50 normal metrics, correlated from 0 to 1, the harmonic mean alone raises at most 1 + 0.1 ln(m) times the alarms.
 DEPENDENCE = 0.1
 

@@ -112,7 +112,7 @@ REQUESTS = st.fixed_dictionaries(
 
 
 # Without shrinking: each example replays histories of a hundred days one by one.
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow],
           phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(requests=st.lists(REQUESTS, max_size=12))
 def test_whatever_is_mixed_the_answers_are_those_of_asking_one_by_one(
