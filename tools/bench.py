@@ -168,11 +168,14 @@ def handler_call(body: bytes) -> Callable[[], Any]:
 
 def decision_call(payload: bytes) -> Callable[[], Any]:
     """The model alone on the probe's first row: features, model, calibration and bounds in one ONNX Runtime call."""
+    import onnx
+
     from detectors.artefact import Artefact
 
     artefact = Artefact.load(payload)
-    probe = json.loads(artefact._session.get_modelmeta().custom_metadata_map["card"])["probe"]["inputs"]
-    whole = ("time", "holiday")
+    card = {entry.key: entry.value for entry in onnx.load_model_from_string(payload).metadata_props}["card"]
+    probe = json.loads(card)["probe"]["inputs"]
+    whole = {known.name for known in artefact._session.get_inputs() if known.type == "tensor(int64)"}
     feeds = {name: np.array(probe[name][:1], np.int64 if name in whole else np.float64) for name in artefact.inputs}
     return lambda: artefact.run(feeds)
 

@@ -2,7 +2,8 @@
 
     python -m tools.bench_detectors [--calls 200] [--detectors volume pattern ...]
 
-A decision is the whole of `detect`: what is known of the table looked up in memory, the model's ONNX call, the answer. The
+The ONNX call is the whole decision of a model: features, model, calibration and bounds. `detect` is what the service does
+with it: looks up in memory what is known of the table, prepares the values, makes the ONNX call, puts the answer into words. The
 tables are made up; distribution has 100 columns and pattern 10,000 values a call.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,14 +19,13 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-import numpy as np
-
 from detectors.directory import DETECTORS
 from shared.catalogue import Catalogue
 from shared.contract import parse
 from shared.errors import ServiceError
 from shared.settings import Settings
 from tools.azurite import Azurite, free_ports
+from tools.bench import decision_call, timed
 from tools.made_up import Entry, arrivals, batches, counts, hours, profiles
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -65,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # the libraries' own, of training
     ports = free_ports(3)
-    print(f"{'detector and family':40}{'training s':>11}{'KiB':>8}{'parity':>9}{'p50 ms':>9}{'p99 ms':>9}")
+    print(f"{'detector and family':40}{'training s':>11}{'KiB':>8}{'parity':>9}{'ONNX ms':>9}{'detect ms':>10}{'p99':>8}")
     with Azurite(ports=(ports[0], ports[1], ports[2])) as azurite:
         for name in args.detectors:
             catalogue = Catalogue(Settings(connection_string=azurite.connection_string(), recheck_seconds=3600))
@@ -96,23 +95,17 @@ def measure(name: str, catalogue: Catalogue, calls: int) -> Iterator[str]:
             model = detector.model_name(request)
             version = catalogue.registry.publish(model, candidate.payload, candidate.card).version
             catalogue.registry.promote(model, version, reason="benchmark")
+            alone = timed(decision_call(candidate.payload), calls).p50
             trained = (f"{figures['seconds']:11.2f}{len(candidate.payload) / 1024:8.1f}"
-                       f"{figures['parity']['max_difference']:9.0e}")
+                       f"{figures['parity']['max_difference']:9.0e}{alone:9.3f}")
         body = {"table_id": table_id, **about, **table.judged(point), "record": False}
         asked = parse(detector.request, json.dumps(body).encode(), 2**26)
         try:
-            taken = [_milliseconds(partial(detector.detect, asked, catalogue, NOW)) for _ in range(calls + 5)][5:]
+            taken = timed(partial(detector.detect, asked, catalogue, NOW), calls)
         except ServiceError as error:
-            yield f"    {family or 'baseline':36}{trained:28} {error.message}"
+            yield f"    {family or 'baseline':36}{trained:37} {error.message}"
             continue
-        p50, p99 = np.quantile(taken, [0.5, 0.99])
-        yield f"    {family or 'baseline, no model':36}{trained:28}{p50:9.3f}{p99:9.3f}"
-
-
-def _milliseconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - began) / 1e6
+        yield f"    {family or 'baseline, no model':36}{trained:37}{taken.p50:10.3f}{taken.p99:8.2f}"
 
 
 if __name__ == "__main__":
