@@ -3,8 +3,8 @@
     python -m tools.bench_detectors [--calls 200] [--detectors volume pattern ...]
 
 The ONNX call is the whole decision of a model: features, model, calibration and bounds. `detect` is what the service does
-with it: looks up in memory what is known of the table, prepares the values, makes the ONNX call, puts the answer into words. The
-tables are made up; distribution has 100 columns and pattern 10,000 values a call.
+with it: looks up in memory what is known of the table, prepares the values, makes the ONNX call, puts the answer into words.
+The tables are made up; distribution has 100 columns and pattern 10,000 values a call.
 """
 
 from __future__ import annotations
