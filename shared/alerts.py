@@ -8,7 +8,8 @@ first and published then (an outbox): a worker that dies in between leaves it fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,6 +26,7 @@ from shared.history import History, row_key
 from shared.ids import check_id
 
 KEPT: Final = 16  # verdicts of a table, more than any policy wants in a row
+MOST_QUIET: Final = 100_000  # tables that a worker remembers to be quiet
 OUTBOX: Final = 8  # events of a table that wait at most; beyond that the oldest are given up
 _SLOTS: Final = 16  # partitions of a detector, so that no single one carries every write
 _FACTS: Final = ("status", "value", "expected_value", "direction", "state", "due_at", "unit", "column", "table_score")
@@ -184,19 +186,37 @@ class Alerts:
     All of them raise StorageUnavailable when the account does not answer, and InvalidRequest for an id that is none.
     """
 
-    def __init__(self, history: History, name: str) -> None:
-        self._entities = Entities(history, name)
+    def __init__(self, history: History, name: str, recheck_seconds: float = 0.0,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        """A table that nothing was ever wrong with is taken to be so for `recheck_seconds`: nearly all of them are."""
+        self._entities, self._recheck, self._clock = Entities(history, name), recheck_seconds, clock
+        self._quiet: dict[tuple[str, str, str | None], float] = {}
 
     def consider(self, verdict: Verdict, policy: AlertPolicy) -> Told:
-        """Takes a verdict into account. What waits to be told is in the outbox of what is returned; `settle` it after."""
+        """Takes a verdict into account. What waits to be told is in the outbox of what is returned; `settle` it after.
+
+        Where another worker opened an outage a moment ago, a good verdict may pass unseen; the next one after
+        `recheck_seconds` ends it.
+        """
+        key = verdict.detector, verdict.table_id, verdict.part
+        if not verdict.is_anomaly and self._clock() < self._quiet.get(key, 0.0):
+            return Told(*key)
         while True:
-            known = self.read(verdict.detector, verdict.table_id, verdict.part)
+            known = self.read(*key)
             state = step(known.state, verdict, policy)
             state = replace(state, outbox=state.outbox[-OUTBOX:])
             if state == known.state:
+                if known.etag is None:
+                    self._remember_quiet(key)
                 return known
             if self._write(replace(known, state=state)):
+                self._quiet.pop(key, None)
                 return replace(known, state=state)
+
+    def _remember_quiet(self, key: tuple[str, str, str | None]) -> None:
+        if len(self._quiet) >= MOST_QUIET:
+            self._quiet.clear()
+        self._quiet[key] = self._clock() + self._recheck
 
     def settle(self, known: Told, told: set[str], incident: str | None = None) -> None:
         """Takes events, by their ids, out of the outbox, and notes the incident that the open outage belongs to."""

@@ -53,7 +53,8 @@ def batches() -> Batches:
 
 @cache
 def alerts() -> Alerts:
-    return Alerts(history(), catalogue().settings.alerts_table)
+    settings = catalogue().settings
+    return Alerts(history(), settings.alerts_table, settings.recheck_seconds)
 
 
 @cache

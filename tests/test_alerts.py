@@ -304,3 +304,17 @@ def test_of_many_verdicts_only_what_is_or_was_wrong_is_looked_at(desk):
 
     assert set(asked) == {"one", "two"}
     assert desk.announce({}) == telling.Announced(anomalies=1, recovered=1)  # `two` was never wrong twice in a row
+
+
+def test_a_quiet_table_is_not_looked_up_again_for_a_while_and_an_anomaly_is_told_all_the_same(storage: str) -> None:
+    now = [0.0]
+    settings = Settings(connection_string=storage)
+    worker, other = Alerts(History(settings), "alerts", 60.0, lambda: now[0]), Alerts(History(settings), "alerts")
+    assert worker.consider(verdict(1, wrong=False), AT_ONCE).etag is None
+
+    other.consider(verdict(2), AT_ONCE)
+    unseen, after = worker.consider(verdict(3, wrong=False), AT_ONCE), worker.consider(verdict(4), AT_ONCE)
+    over = worker.consider(verdict(5, wrong=False), AT_ONCE)
+
+    assert unseen.etag is None and after.state.opened is not None, "an anomaly is always looked at"
+    assert over.state.opened is None, "and a good verdict after it is, too"
