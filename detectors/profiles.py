@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from detectors.metrics import TABLE, FloatArray, IntArray
-from shared.contract_distribution import ColumnProfile, Profile, TopValue
+from shared.contract_distribution import ColumnProfile, Histogram, Profile, TopValue
 
 type Family = Literal["numeric", "string", "date", "boolean", "other"]
 type Shares = Mapping[int, float]
@@ -39,6 +39,7 @@ _PERCENTAGES = (
     ("upper_frac", "upper_percentage"), ("space_frac", "space_percentage"), ("nonascii_frac", "non_ascii_percentage"),
 )
 _percentages = attrgetter(*(field for _, field in _PERCENTAGES))
+_NO_PERCENTAGES = (None,) * len(_PERCENTAGES)
 _FAMILIES: tuple[tuple[Family, re.Pattern[str]], ...] = (
     ("boolean", re.compile(r"bool|bit$")),
     ("date", re.compile(r".*(date|time)")),
@@ -93,7 +94,10 @@ class Batch:
         """Raises KeyError, TypeError or ValueError for a document that is none of these."""
         shares = {(str(column), str(kind)): {int(label, 16): float(share) for label, share in labels.items()}
                   for column, kind, labels in document["shares"]}
-        return _batch(moment, float(document["rows"]), document["columns"], document["metrics"], shares, document["few"])
+        families, metrics = document["columns"], document["metrics"]
+        shape = tuple((column, families.get(column), tuple(own)) for column, own in metrics.items())
+        values = [value for own in metrics.values() for value in own.values()]
+        return _batch(moment, float(document["rows"]), shape, values, shares, document["few"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,26 +121,30 @@ def batch_of(profile: Profile, zone: Any = UTC, moment: datetime | None = None) 
     """What a profile says in metrics. Without a `moment` its own time holds, local in `zone` where it has no zone."""
     if moment is None and (moment := profile.profiled_at) is not None:
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
-    metrics: dict[str, dict[str, float]] = {TABLE: {"row_count": profile.row_count}}
+    rows = profile.row_count
+    table = {"row_count": rows}
     if profile.duplicate_row_percentage is not None:
-        metrics[TABLE]["dup_row_rate"] = profile.duplicate_row_percentage / 100
-    families: dict[str, Family] = {}
+        table["dup_row_rate"] = profile.duplicate_row_percentage / 100
+    shape: list[_Measured] = [(TABLE, None, tuple(table))]
+    values = list(table.values())
     shares: dict[tuple[str, str], Shares] = {}
     few: dict[str, int] = {}
     for column in profile.columns:
-        families[column.name] = family = _family(column)
-        nulls = _nulls(column, profile.row_count)
+        family, nulls = _family(column), _nulls(column, rows)
         # Of a handful of rows not even the share of nulls says anything.
-        own: dict[str, float] = {} if nulls is None or profile.row_count < FEWEST_VALUES else {"null_rate": nulls}
-        present = profile.row_count * (1 - (nulls or 0.0))
+        own: dict[str, float] = {} if nulls is None or rows < FEWEST_VALUES else {"null_rate": nulls}
+        present = rows * (1 - (nulls or 0.0))
         if present < FEWEST_VALUES:
             few[column.name] = round(present)
         else:
-            own |= _column_metrics(column, family, profile.row_count, present, moment)
-            if column.top_values or column.patterns:
-                shares |= {(column.name, kind): labels for kind, labels in _labels(column, present).items() if labels}
-        metrics[column.name] = own
-    return _batch(moment, profile.row_count, families, metrics, shares, few)
+            _add_metrics(own, column, family, rows, moment)
+            if column.top_values:
+                _add_top_values(own, shares, column.name, column.top_values, present)
+            if column.patterns:
+                _add_patterns(own, shares, column.name, column.patterns)
+        shape.append((column.name, family, tuple(own)))
+        values += own.values()
+    return _batch(moment, rows, tuple(shape), values, shares, few)
 
 
 def table_of(batches: Sequence[Batch], fewest: int) -> Table:
@@ -180,11 +188,12 @@ def _places(layout: Layout, features: tuple[tuple[str, str], ...]) -> IntArray:
     return np.array([where.get(feature, -1) for feature in features], np.int64)
 
 
-type _Shape = tuple[tuple[str, Family | None, tuple[str, ...]], ...]
+# A column, or the table itself, which has no family, with the names of the metrics that are known of it.
+type _Measured = tuple[str, Family | None, tuple[str, ...]]
 
 
 @lru_cache(1024)
-def _arranged(shape: _Shape) -> tuple[Layout, IntArray]:
+def _arranged(shape: tuple[_Measured, ...]) -> tuple[Layout, IntArray]:
     """The layout of columns with their metrics in any order, and where each sorted value comes from."""
     flat = [(column, metric) for column, _, metrics in shape for metric in metrics]
     order = sorted(range(len(flat)), key=flat.__getitem__)
@@ -197,11 +206,11 @@ def _layout(columns: tuple[tuple[str, Family], ...], features: tuple[tuple[str, 
     return Layout(columns, features)
 
 
-def _batch(moment: datetime | None, rows: float, families: Mapping[str, Family], metrics: Mapping[str, Mapping[str, float]],
+def _batch(moment: datetime | None, rows: float, shape: tuple[_Measured, ...], values: Sequence[float],
            shares: Mapping[tuple[str, str], Shares], few: Mapping[str, int]) -> Batch:
-    layout, order = _arranged(tuple((column, families.get(column), tuple(own)) for column, own in metrics.items()))
-    values = np.array([value for own in metrics.values() for value in own.values()], np.float64)
-    return Batch(moment, rows, layout, values[order], shares, few)
+    """From the values of every metric of `shape` in its order."""
+    layout, order = _arranged(shape)
+    return Batch(moment, rows, layout, np.array(values, np.float64)[order], shares, few)
 
 
 def _nulls(column: ColumnProfile, rows: float) -> float | None:
@@ -210,43 +219,49 @@ def _nulls(column: ColumnProfile, rows: float) -> float | None:
     return min(column.null_count / rows, 1.0) if column.null_count is not None and rows else None
 
 
-def _column_metrics(column: ColumnProfile, family: Family, rows: float, present: float,
-                    moment: datetime | None) -> dict[str, float]:
-    """The metrics of one column, but for its null rate."""
-    shares = zip(_PERCENTAGES, _percentages(column), strict=True)
-    found: dict[str, float | None] = {metric: share / 100 for (metric, _), share in shares if share is not None}
-    found["distinct_count"] = column.distinct_count
-    if column.distinct_count is not None:
-        found["distinct_ratio"] = min(column.distinct_count / rows, 1.0)
-    if column.top_values and "top_freq" not in found:
-        found["top_freq"] = max((s for v in column.top_values if (s := _share(v, present)) is not None), default=None)
-    if column.patterns:
-        found["pattern_count"] = len(column.patterns)
-    if column.lengths is not None:
-        lengths = column.lengths
-        found |= {"len_min": lengths.min, "len_max": lengths.max, "len_mean": lengths.mean, "len_std": lengths.std}
+def _add_metrics(own: dict[str, float], column: ColumnProfile, family: Family, rows: float, moment: datetime | None) -> None:
+    """The metrics of one column, but for its nulls and labels."""
+    shares = _percentages(column)
+    if shares != _NO_PERCENTAGES:
+        own |= {metric: share / 100 for (metric, _), share in zip(_PERCENTAGES, shares, strict=True) if share is not None}
+    if (distinct := column.distinct_count) is not None:
+        own["distinct_count"], own["distinct_ratio"] = distinct, min(distinct / rows, 1.0)
+    if (lengths := column.lengths) is not None:
+        _add_known(own, (("len_min", lengths.min), ("len_max", lengths.max), ("len_mean", lengths.mean),
+                         ("len_std", lengths.std)))
     if family == "boolean":
-        found["true_rate"] = found.get("true_rate") if column.mean is None else min(max(column.mean, 0.0), 1.0)
+        if column.mean is not None:
+            own["true_rate"] = min(max(column.mean, 0.0), 1.0)
     elif family == "date":
-        found |= {"first_age": _age(column.min_value, moment), "last_age": _age(column.max_value, moment)}
+        _add_known(own, (("first_age", _age(column.min_value, moment)), ("last_age", _age(column.max_value, moment))))
     elif family == "numeric":
-        found |= _numbers(column)
-    return {name: value for name, value in found.items() if value is not None}
+        _add_numbers(own, column)
 
 
-def _numbers(column: ColumnProfile) -> dict[str, float | None]:
-    low, high = _number(column.min_value), _number(column.max_value)
-    quantiles = dict(column.quantiles or {})
+def _add_known(own: dict[str, float], metrics: Iterable[tuple[str, float | None]]) -> None:
+    own |= {metric: value for metric, value in metrics if value is not None}
+
+
+def _add_numbers(own: dict[str, float], column: ColumnProfile) -> None:
+    quantiles = column.quantiles or {}
     if column.histogram is not None:
-        counts, edges = np.array(column.histogram.counts), np.array(column.histogram.edges)
-        if counts.sum() > 0:
-            rising = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
-            # Where bins are empty the distribution stands still; the lower end is taken.
-            read = np.interp(QUANTILES, *_strictly(rising, edges)).tolist()
-            quantiles = dict(zip(QUANTILES, read, strict=True)) | quantiles
-    low, high = quantiles.pop(0.0, low) if low is None else low, quantiles.pop(1.0, high) if high is None else high
-    named = {_quantile_name(level): value for level, value in quantiles.items() if 0 < level < 1}
-    return {"min": low, "max": high, "mean": column.mean, "std": column.stddev, **named}
+        quantiles = _read_from(column.histogram) | quantiles
+    low, high = _number(column.min_value), _number(column.max_value)
+    low, high = quantiles.get(0.0) if low is None else low, quantiles.get(1.0) if high is None else high
+    _add_known(own, (("min", low), ("max", high), ("mean", column.mean), ("std", column.stddev)))
+    for level, value in quantiles.items():
+        if 0 < level < 1:
+            own[_quantile_name(level)] = value
+
+
+def _read_from(histogram: Histogram) -> dict[float, float]:
+    """The quantiles of a histogram; none of one that is empty."""
+    counts, edges = np.array(histogram.counts), np.array(histogram.edges)
+    if counts.sum() <= 0:
+        return {}
+    rising = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
+    # Where bins are empty the distribution stands still; the lower end is taken.
+    return dict(zip(QUANTILES, np.interp(QUANTILES, *_strictly(rising, edges)).tolist(), strict=True))
 
 
 @lru_cache(1024)
@@ -260,20 +275,27 @@ def _strictly(levels: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatA
     return levels[kept], edges[kept]
 
 
-def _labels(column: ColumnProfile, present: float) -> dict[str, Shares]:
-    """Shares of the frequent values and of the patterns by their hashes; REST has what is missing to 1."""
-    values = {_hash(v.value): share for v in column.top_values or () if (share := _share(v, present)) is not None}
-    patterns: dict[int, float] = {}
-    if column.patterns and (total := sum(column.patterns.values())) > 0:
+def _add_top_values(own: dict[str, float], shares: dict[tuple[str, str], Shares], column: str, values: Sequence[TopValue],
+                    present: float) -> None:
+    """The shares of the frequent values by their hashes, and that of the commonest."""
+    known = {_hash(v.value): share for v in values if (share := _share(v, present)) is not None}
+    if known:
+        own.setdefault("top_freq", max(known.values()))
+        shares[column, "value"] = _with_rest(known)
+
+
+def _add_patterns(own: dict[str, float], shares: dict[tuple[str, str], Shares], column: str,
+                  patterns: Mapping[str, float]) -> None:
+    """The number of patterns, and their shares by their hashes."""
+    own["pattern_count"] = len(patterns)
+    if (total := sum(patterns.values())) > 0:
         # Numbers that add up to about 1 are shares, anything else is a count.
         scale = 1.0 if total <= 1.001 else total
-        patterns = {_hash(pattern): count / scale for pattern, count in column.patterns.items()}
-    return {"value": _with_rest(values), "pattern": _with_rest(patterns)}
+        shares[column, "pattern"] = _with_rest({_hash(pattern): count / scale for pattern, count in patterns.items()})
 
 
 def _with_rest(shares: dict[int, float]) -> dict[int, float]:
-    if not shares:
-        return {}
+    """The most frequent labels; REST has what is missing to 1."""
     frequent = shares
     if len(shares) > MOST_LABELS:
         frequent = dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS])
