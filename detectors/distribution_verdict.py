@@ -59,31 +59,31 @@ def verdict(features: tuple[tuple[str, str], ...], raw: FloatArray, judged: Judg
     """(p,) metrics of one batch and what was made of them -> the verdict on it and on every column that was judged."""
     line = float(tail.inverse(np, np.float64(threshold)))
     known = np.isfinite(raw)
-    wanted = known & watched(raw, judged, request)
+    asked = request.direction != "both" or request.min_change.percent > 0 or request.min_change.absolute > 0
+    wanted = known & watched(raw, judged, request) if asked else known
     evidence = np.where(wanted, judged.evidence[0], 0.0)
-    starts = _starts(ById(features))
-    largest = np.maximum.reduceat(evidence, starts)
+    groups = _groups(ById(features))
+    largest = np.maximum.reduceat(evidence, groups.starts)
+    worsts = _worst_of_each(np.where(known, evidence, -1.0), groups)
     scores = np.minimum(tail.score(np, largest), HIGHEST)
-    shares = _shares(largest)
-    worsts = _worst_of_each(evidence, known, starts)
-    numbers = (_rounded(part[worsts]) for part in (raw, judged.expected[0], judged.lower[0], judged.upper[0]))
-    columns = []
-    for j, own, score, share, value, expected, low, high in zip(worsts.tolist(), largest.tolist(), scores.tolist(),
-                                                                shares.tolist(), *numbers, strict=True):
-        if known[j]:
-            odd = own >= line
-            columns.append(ColumnVerdict(
-                column=features[j][0] or None, is_anomaly=odd, severity=severity_of(score, odd),  # type: ignore[arg-type]
-                metric=features[j][1], value=value, expected_value=expected, expected_range=(low, high),
-                score=round(score, 6), contribution=round(share, 4)))
+    odd = largest >= line
+    borne_out = bool(odd.any())
+    told = _rounded(np.stack([raw, judged.expected[0], judged.lower[0], judged.upper[0]])[:, worsts])
+    columns = [
+        ColumnVerdict(column=features[j][0] or None, is_anomaly=is_odd,
+                      severity=severity_of(score, is_odd),  # type: ignore[arg-type]
+                      metric=features[j][1], value=value, expected_value=expected, expected_range=(low, high),
+                      score=rounded, contribution=share)
+        for j, is_known, is_odd, score, rounded, share, value, expected, low, high in zip(
+            worsts.tolist(), known[worsts].tolist(), odd.tolist(), scores.tolist(), np.round(scores, 6).tolist(),
+            np.round(_shares(largest), 4).tolist(), *told, strict=True) if is_known]
     score = float(scores.max(initial=0.0))
     if judged.score is not None:
         # Of a model's alarm that no metric bears out, a caller who asked for large drops alone hears nothing.
-        asked = request.direction != "both" or request.min_change.percent > 0 or request.min_change.absolute > 0
-        score = min(float(judged.score[0]), HIGHEST) if not asked or (evidence >= line).any() else score
+        score = min(float(judged.score[0]), HIGHEST) if not asked or borne_out else score
     score = max([score, *(f.score for f in findings)])
     place = worst(evidence, features, line) if known.any() else None
-    return Verdict(score, score >= threshold, place, columns, int(known.sum()), bool((evidence >= line).any()))
+    return Verdict(score, score >= threshold, place, columns, int(known.sum()), borne_out)
 
 
 def _shares(largest: FloatArray) -> FloatArray:
@@ -99,23 +99,33 @@ def changed(finding: Finding, threshold: float) -> ColumnVerdict:
                          metric=finding.change, score=round(finding.score, 6))
 
 
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """The metrics of c columns, sorted by column: `starts` (c,) where each column's begin, `sizes` (c,) how many it has."""
+
+    starts: IntArray
+    sizes: IntArray
+
+
 @lru_cache(64)
-def _starts(key: ById) -> IntArray:
-    """(c,) where each column's metrics begin."""
+def _groups(key: ById) -> _Groups:
     columns = [column for column, _ in key.features]
-    return np.array([i for i, column in enumerate(columns) if i == 0 or column != columns[i - 1]], np.int64)
+    starts = np.array([i for i, column in enumerate(columns) if i == 0 or column != columns[i - 1]], np.int64)
+    return _Groups(starts, np.diff(starts, append=len(columns)))
 
 
-def _worst_of_each(evidence: FloatArray, known: BoolArray, starts: IntArray) -> IntArray:
-    """(c,) the place of every column's worst metric, of those that were measured where there are any."""
-    column = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(evidence)))
-    order = np.lexsort((-np.where(known, evidence, -1.0), column))
-    return np.asarray(order[starts], np.int64)
+def _worst_of_each(evidence: FloatArray, groups: _Groups) -> IntArray:
+    """(c,) the place of every column's first metric with its largest evidence."""
+    largest = np.repeat(np.maximum.reduceat(evidence, groups.starts), groups.sizes)
+    candidates = np.flatnonzero(evidence == largest)
+    return candidates[np.searchsorted(candidates, groups.starts)]
 
 
-def _rounded(values: FloatArray) -> list[float | None]:
-    """Six digits, None for what is not known or has no end."""
+def _rounded(values: FloatArray) -> list[list[float | None]]:
+    """(k, c) to six digits, None for what is not known or has no end."""
     finite = np.isfinite(values)
     digits = 10.0 ** np.clip(5 - np.floor(np.log10(np.where(finite & (values != 0), np.abs(values), 1.0))), -290, 290)
-    rounded = np.rint(np.where(finite, values, 0.0) * digits) / digits
-    return [value if there else None for value, there in zip(rounded.tolist(), finite.tolist(), strict=True)]
+    rounded = (np.rint(np.where(finite, values, 0.0) * digits) / digits).astype(object)
+    rounded[~finite] = None
+    told: list[list[float | None]] = rounded.tolist()
+    return told

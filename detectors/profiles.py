@@ -338,8 +338,8 @@ def _family(column: ColumnProfile) -> Family:
 
 def _number(value: bool | float | str | None) -> float | None:
     """Decimals often travel as text."""
-    if value is None:
-        return None
+    if value is None or type(value) is float:
+        return value
     try:
         number = float(value)
     except ValueError:
