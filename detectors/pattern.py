@@ -21,18 +21,16 @@ from detectors.pattern_answer import answered, silent
 from detectors.pattern_column import Batch, Column
 from detectors.pattern_history import DETECTOR, merged, recent_batches, series_key, series_name, slug, tally_of, told, usable
 from detectors.pattern_judge import report
+from detectors.storing import hand_over, recall
 from detectors.tally import Tally
 from shared.cache import Cache
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import Status
 from shared.contract_pattern import JudgedBatch, PatternAnswer, PatternObservation, PatternRequest
 from shared.documents import Documents
-from shared.errors import StorageUnavailable
 from shared.history import History
 from shared.recent_documents import RecentDocuments
 
-# A queue message ends at 64 KiB in base64. A batch of thousands of shapes is longer, and is kept at once.
-LONGEST_MESSAGE = 45_000
 COLUMNS_BYTES = 64 * 2**20
 BASELINE_WORDS = "its learnt formats"
 
@@ -70,20 +68,13 @@ def observation(request: PatternRequest, answer: PatternAnswer, catalogue: Catal
         return None
     tally, _ = tally_of(request.values, request.pattern_counts)
     status: Status = "anomaly" if answer.is_anomaly else "ok"
-    message = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "column": request.column,
-                          "timestamp": moment.isoformat(), "observed_at": now.isoformat(), "status": status,
-                          "document": tally.to_document()}, ensure_ascii=False)
-    short = len(message.encode()) <= LONGEST_MESSAGE
-    try:
-        if not catalogue.door.is_open():
-            raise StorageUnavailable("The queue does not answer.")
-        if not short:
-            observe(message.encode(), catalogue.history)
-    except StorageUnavailable:
-        answer.warnings.append("Storage does not answer: this batch was not kept in the history. Send it again later.")
-        return None
-    _memory(catalogue).batches.note(series_key(request.table_id, request.column), moment, Batch(moment, tally), status)
-    return message if short else None
+    text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "column": request.column,
+                       "timestamp": moment.isoformat(), "observed_at": now.isoformat(), "status": status,
+                       "document": tally.to_document()}, ensure_ascii=False)
+    message, kept = hand_over(text, observe, answer, catalogue, "this batch was")
+    if kept:
+        _memory(catalogue).batches.note(series_key(request.table_id, request.column), moment, Batch(moment, tally), status)
+    return message
 
 
 def observe(message: bytes, history: History) -> None:
@@ -146,18 +137,12 @@ def _look_up(request: PatternRequest, catalogue: Catalogue, history: Sequence[Ba
         return _of_model(memory, model, warnings)
     excluded = 0
     if table_id is not None:
-        try:
-            recent = memory.batches.of(series_key(table_id, request.column), before)
-            if recent.stale:
-                warnings.append(f"The history in memory was used. {recent.stale}")
+        key = series_key(table_id, request.column)
+        recent = recall(lambda: memory.batches.of(key, before), warnings, bool(history))
+        if recent is not None:
             kept, excluded = usable((batch, status) for batch, status in recent.rows()
                                     if batch.timestamp is not None and batch.timestamp < before)
             history = merged(kept, history)
-        except StorageUnavailable:
-            if not history:
-                raise
-            if not warnings:
-                warnings.append("Storage does not answer: stored history was left out.")
     return _learnt(memory, history, excluded, warnings)
 
 

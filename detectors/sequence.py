@@ -41,16 +41,14 @@ from detectors.sequence_history import (
 )
 from detectors.sequence_states import States
 from detectors.sequence_verdict import student_tail, surprise_of, with_range
+from detectors.storing import hand_over, recall
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import Deviation
 from shared.contract_sequence import JudgedSteps, SequenceAnswer, SequenceObservation, SequencePoint, SequenceRequest
 from shared.documents import Documents
-from shared.errors import StorageUnavailable
 from shared.history import CONNECTIONS, History
 from shared.recent_documents import RecentDocuments
 
-# A queue message ends at 64 KiB in base64. Longer ones are kept at once.
-LONGEST_MESSAGE = 45_000
 ENOUGH = 0.5  # share of the first buckets, and of an LSTM's window, in which a metric must be known
 
 
@@ -86,22 +84,16 @@ def observation(request: SequenceRequest, answer: SequenceAnswer, catalogue: Cat
     statuses = ["ok" if score is None else "anomaly" for score in scores]
     steps = [{"timestamp": moment.isoformat(), "values": point.values, "status": status, "score": score}
              for moment, point, status, score in zip(moments, request.points, statuses, scores, strict=True)]
-    message = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "observed_at": now.isoformat(),
-                          "metrics": request.metrics, "steps": steps,
-                          "model": answer.model.version if answer.model.name else None})
-    try:
-        if not catalogue.door.is_open():
-            raise StorageUnavailable("The queue does not answer.")
-        if len(message) > LONGEST_MESSAGE:
-            observe(message.encode(), catalogue.history)
-    except StorageUnavailable:
-        answer.warnings.append("Storage does not answer: these points were not kept in the history. Send them again later.")
-        return None
-    documents = _memory(catalogue).documents
-    for moment, point, status in zip(moments, request.points, statuses, strict=True):
-        row = digest(moment, {"values": dict(zip(request.metrics, point.values, strict=True))})
-        documents.note(request.table_id, moment, row, status)
-    return message if len(message) <= LONGEST_MESSAGE else None
+    text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "observed_at": now.isoformat(),
+                       "metrics": request.metrics, "steps": steps,
+                       "model": answer.model.version if answer.model.name else None})
+    message, kept = hand_over(text, observe, answer, catalogue, "these points were")
+    if kept:
+        documents = _memory(catalogue).documents
+        for moment, point, status in zip(moments, request.points, statuses, strict=True):
+            row = digest(moment, {"values": dict(zip(request.metrics, point.values, strict=True))})
+            documents.note(request.table_id, moment, row, status)
+    return message
 
 
 def observe(message: bytes, history: History) -> None:
@@ -198,30 +190,24 @@ def _detect(request: SequenceRequest, catalogue: Catalogue, now: datetime) -> Se
     if full < len(at):
         warnings.append(f"{len(at) - full} points are still filling: they were not judged.")
     judged = judged_of(at[:full], values[:full], moments[:full])
-    parts, said = _history(request, catalogue, judged, zone, has_model=model is not None, silent=bool(warnings))
+    parts = _history(request, catalogue, judged, zone, model is not None, warnings)
     known = known_of(parts, judged.first, len(request.metrics), request.granularity)
     answer = _evaluate(request, catalogue, judged, known, zone, model)
-    answer.warnings = [*warnings, *said, *answer.warnings]
+    answer.warnings = [*warnings, *answer.warnings]
     return answer
 
 
-def _history(request: SequenceRequest, catalogue: Catalogue, judged: Judged, zone: str, *, has_model: bool,
-             silent: bool) -> tuple[list[Rows], list[str]]:
-    """What is stored, with the request's after it. Raises StorageUnavailable."""
-    parts, warnings = [], []
+def _history(request: SequenceRequest, catalogue: Catalogue, judged: Judged, zone: str, has_model: bool,
+             warnings: list[str]) -> list[Rows]:
+    """What is stored, with the request's after it; `warnings` are added to. Raises StorageUnavailable."""
+    parts: list[Rows] = []
     metrics = tuple(request.metrics)
     if request.table_id is not None:
         memory = _memory(catalogue)
-        try:
-            recent = memory.documents.of(request.table_id, judged.stamps[0])
-            parts = memory.rows.of(request.table_id, recent, metrics, zone, request.granularity)
-            if recent.stale:
-                warnings.append(f"The history in memory was used. {recent.stale}")
-        except StorageUnavailable:
-            if not request.historical_data and not has_model:
-                raise
-            if not silent:
-                warnings.append("Storage does not answer: stored history was left out.")
+        table_id, first = request.table_id, judged.stamps[0]
+        recent = recall(lambda: memory.documents.of(table_id, first), warnings, bool(request.historical_data) or has_model)
+        if recent is not None:
+            parts = memory.rows.of(table_id, recent, metrics, zone, request.granularity)
     if request.historical_data:
         at, values, _ = places(request.historical_data, request.metrics, "historical_data", zone, request.granularity)
         parts.append(Rows(at, values, np.zeros(len(at), bool)))
@@ -229,7 +215,7 @@ def _history(request: SequenceRequest, catalogue: Catalogue, judged: Judged, zon
             warnings.append("historical_data has points that are not before the judged ones: they were left out.")
         if len(np.unique(at)) < len(at):
             warnings.append("historical_data has several points of one bucket: the last of each was kept.")
-    return parts, warnings
+    return parts
 
 
 def _evaluate(request: SequenceRequest, catalogue: Catalogue, judged: Judged, known: Known, zone: str,

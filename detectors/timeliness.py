@@ -18,6 +18,7 @@ import numpy as np
 
 from detectors.champion import find_model, model_use
 from detectors.decision import threshold_of
+from detectors.storing import recall
 from detectors.timeliness_answer import answered, judge_events, silent
 from detectors.timeliness_case import Case, Place, build
 from detectors.timeliness_history import gather, seconds
@@ -143,19 +144,13 @@ def _look_up(request: TimelinessRequest, catalogue: Catalogue) -> _Known:
     model, warnings = find_model(request, name, catalogue, "the lag filter", bool(request.historical_data))
     if table_id is None:
         return _Known()
-    stored, events = None, None
-    try:
-        asked = request.as_of or request.timestamp
-        until = datetime.fromtimestamp(seconds(asked, request.timezone or "UTC"), UTC) if asked else None
-        stored = catalogue.series(DETECTOR, table_id, until)
-        events = catalogue.series(EVENTS, table_id, until) if request.last_event_time else None
-        if stored.stale:
-            warnings.append(f"The history in memory was used. {stored.stale}")
-    except StorageUnavailable:
-        if not request.historical_data and model is None:
-            raise
-        if not warnings:
-            warnings.append("Storage does not answer: stored history was left out.")
+    asked = request.as_of or request.timestamp
+    until = datetime.fromtimestamp(seconds(asked, request.timezone or "UTC"), UTC) if asked else None
+    can_do_without = bool(request.historical_data) or model is not None
+    stored = recall(lambda: catalogue.series(DETECTOR, table_id, until), warnings, can_do_without)
+    events = None
+    if request.last_event_time and stored is not None:
+        events = recall(lambda: catalogue.series(EVENTS, table_id, until), [], can_do_without)
     return _Known(model, stored, events, tuple(warnings))
 
 

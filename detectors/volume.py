@@ -24,6 +24,7 @@ from detectors.champion import find_model, model_use
 from detectors.context import Context, IntArray, calendar_of, gather, utc
 from detectors.decision import Decision, Judgement, decide, threshold_of
 from detectors.replays import Replays
+from detectors.storing import recall
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import (
     Deviation,
@@ -37,7 +38,6 @@ from shared.contract import (
     VolumeAnswer,
     VolumeRequest,
 )
-from shared.errors import StorageUnavailable
 from shared.history import History, Point, Series
 
 type Inputs = Mapping[str, NDArray[Any]]  # of a model, by name
@@ -139,17 +139,10 @@ def look_up(request: VolumeRequest, catalogue: Catalogue) -> Known:
     model, warnings = find_model(request, name, catalogue, "the structural baseline", bool(request.historical_data))
     if request.table_id is None:
         return Known()
-    stored = None
-    try:
-        moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC")) if request.timestamp else None
-        stored = catalogue.series("volume", request.table_id, moment)
-        if stored.stale:
-            warnings.append(f"The history in memory was used. {stored.stale}")
-    except StorageUnavailable:
-        if not request.historical_data and model is None:
-            raise
-        if not warnings:
-            warnings.append("Storage does not answer: stored history was left out.")
+    table_id = request.table_id
+    moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC")) if request.timestamp else None
+    stored = recall(lambda: catalogue.series("volume", table_id, moment), warnings,
+                    bool(request.historical_data) or model is not None)
     return Known(model, stored, tuple(warnings))
 
 
