@@ -26,6 +26,7 @@ from training.distribution_families import BASELINE, fit
 from training.distribution_faults import KINDS
 from training.evaluation import Scores
 from training.series import NotEnoughHistory
+from training.trainer import TrainedModel, Trainer
 
 # The baseline first: the others have to beat it.
 FAMILIES = tuple(name for name in get_args(Algorithm.__value__) if name != "auto")
@@ -128,28 +129,13 @@ def publish_best(rivals: Sequence[Candidate], request: DistributionTrainRequest,
     return candidates.publish(best, compared, model_name(request.table_id), request.promote, registry)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedModel:
-    """What `DistributionAnomalyTrainer.train` returns: the chosen model and the figures of every candidate."""
-
-    table_id: str
-    algorithm: str
-    quality: dict[str, Any]
-    candidates: list[dict[str, Any]]
-    payload: bytes
-    card: dict[str, Any]
-
-
-class DistributionAnomalyTrainer:
+class DistributionAnomalyTrainer(Trainer):
     """Training from Python, without the service: column profiles in, a registered model out.
 
         trainer = DistributionAnomalyTrainer()
         model = trainer.train(column_profiles=profiles, algorithm="auto", table_id="orders")
         trainer.register_model(model, "distribution-anomaly.orders")
     """
-
-    def __init__(self, registry: Registry | None = None) -> None:
-        self._registry = registry
 
     def train(self, column_profiles: Iterable[Mapping[str, Any]], algorithm: str = "auto", table_id: str = "table",
               **options: Any) -> TrainedModel:
@@ -165,18 +151,7 @@ class DistributionAnomalyTrainer:
         names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((BASELINE, algorithm)))
         rivals = compare([fit_candidate(prepared, name) for name in names])
         best = choose(rivals, algorithm)
-        return TrainedModel(table_id, best.algorithm, best.figures["quality"], [c.figures for c in rivals],
-                            best.payload or b"", best.card)
-
-    def register_model(self, model: TrainedModel, name: str) -> str:
-        """Publishes and promotes; returns the version."""
-        if self._registry is None:
-            from shared.worker import registry
-
-            self._registry = registry()
-        manifest = self._registry.publish(name, model.payload, model.card)
-        self._registry.promote(name, manifest.version, reason="registered from Python")
-        return manifest.version
+        return TrainedModel.of(table_id, best, rivals)
 
 
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from shared.registry import Registry
 from training import backtest, candidates, evaluation
 from training.candidates import Candidate
 from training.series import FloatArray, NotEnoughHistory, TrainingSeries
+from training.trainer import TrainedModel, Trainer
 
 # The structural baseline first: the others have to beat it.
 FAMILIES = ("structural", "prophet", "arima", "seasonal_decomposition", "isolation_forest", "one_class_svm", "lof")
@@ -149,28 +150,13 @@ def publish_best(rivals: Sequence[Candidate], request: TrainRequest, registry: R
     return candidates.publish(best, compared, model_name(request.table_id), request.promote, registry)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedModel:
-    """What `VolumeAnomalyTrainer.train` returns: the chosen model and the figures of every candidate."""
-
-    table_id: str
-    algorithm: str
-    quality: dict[str, Any]
-    candidates: list[dict[str, Any]]
-    payload: bytes
-    card: dict[str, Any]
-
-
-class VolumeAnomalyTrainer:
+class VolumeAnomalyTrainer(Trainer):
     """Training from Python, without the service: a data frame in, a registered model out.
 
         trainer = VolumeAnomalyTrainer()
         model = trainer.train(table_id="orders", historical_data=frame, algorithm="auto")
         trainer.register_model(model, "volume-anomaly.orders")
     """
-
-    def __init__(self, registry: Registry | None = None) -> None:
-        self._registry = registry
 
     def train(self, table_id: str, historical_data: Any, algorithm: str = "auto", **options: Any) -> TrainedModel:
         """`historical_data`: a pandas data frame (or an iterable of mappings) with `timestamp` and `row_count` or `value`.
@@ -184,18 +170,7 @@ class VolumeAnomalyTrainer:
         names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((algorithm, "structural")))
         rivals = compare([fit_candidate(data, name) for name in names])
         best = choose(rivals, algorithm)
-        return TrainedModel(table_id, best.algorithm, best.figures["quality"], [c.figures for c in rivals],
-                            best.payload or b"", best.card)
-
-    def register_model(self, model: TrainedModel, name: str) -> str:
-        """Publishes and promotes; returns the version."""
-        if self._registry is None:
-            from shared.worker import registry
-
-            self._registry = registry()
-        manifest = self._registry.publish(name, model.payload, model.card)
-        self._registry.promote(name, manifest.version, reason="registered from Python")
-        return manifest.version
+        return TrainedModel.of(table_id, best, rivals)
 
 
 def _points(data: Any) -> list[HistoryPoint]:
