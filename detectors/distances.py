@@ -23,27 +23,52 @@ MOST_BATCHES = 100  # of the latest that say what is usual between quantiles
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
-    """The usual shares of one column's labels; REST is the last, with those that are rare in the history.
+class Mixes:
+    """The usual shares of the labels of k columns, all in one row: `usual` (l,), `starts` (k,) where each column's begin.
 
-    `place` is where among the metrics the distance to it stands.
+    `keys` and `labels` (k) are the column with the kind (value, pattern), and its labels; the last of them is REST, with
+    what is rare in the history. `places` (k,) is where among the metrics the distances stand.
     """
 
-    usual: Shares
-    place: int
+    keys: tuple[tuple[str, str], ...]
+    labels: tuple[tuple[int, ...], ...]
+    places: IntArray
+    starts: IntArray
+    usual: FloatArray
 
-    def distance(self, shares: Shares) -> tuple[float, float]:
-        """(psi, js) of a batch to the usual."""
-        own = [shares.get(label, 0.0) for label in self.usual if label != REST]
-        own.append(max(1.0 - sum(own), 0.0))
-        psi = total = 0.0
-        # Plain floats: arrays of ten labels cost more than they save.
-        for p, q in zip(self.usual.values(), own, strict=True):
-            low, high = max(p, EMPTY), max(q, EMPTY)
-            psi += (high - low) * math.log(high / low)
-            middle = (p + q) / 2
-            total += (p * math.log2(p / middle) if p > 0 else 0.0) + (q * math.log2(q / middle) if q > 0 else 0.0)
-        return psi, math.sqrt(max(total / 2, 0.0))
+    @classmethod
+    def of(cls, mixes: Mapping[tuple[str, str], tuple[int, Shares]]) -> Self:
+        """From the place and the usual shares by column and kind."""
+        places = np.array([place for place, _ in mixes.values()], np.int64)
+        sizes = np.array([len(usual) for _, usual in mixes.values()], np.int64)
+        flat = np.array([share for _, usual in mixes.values() for share in usual.values()], np.float64)
+        return cls(tuple(mixes), tuple(tuple(usual) for _, usual in mixes.values()), places, np.cumsum(sizes) - sizes, flat)
+
+    def distance(self, shares: Mapping[tuple[str, str], Shares]) -> tuple[FloatArray, FloatArray]:
+        """(k,) psi and js of a batch to the usual, NaN where it has no labels."""
+        if not self.keys:
+            return np.empty(0), np.empty(0)
+        known, flat = [], list[float]()
+        for key, labels in zip(self.keys, self.labels, strict=True):
+            of = shares.get(key, {})
+            known.append(bool(of))
+            flat += [of.get(label, 0.0) for label in labels]
+        own, rest = np.array(flat), np.append(self.starts[1:], len(flat)) - 1
+        own[rest] = 0.0
+        own[rest] = np.maximum(1.0 - np.add.reduceat(own, self.starts), 0.0)
+        psi = np.add.reduceat(_instability(self.usual, own), self.starts)
+        js = np.sqrt(np.maximum(np.add.reduceat(_divergence(self.usual, own), self.starts), 0.0))
+        return np.where(known, psi, np.nan), np.where(known, js, np.nan)
+
+    def to_json(self) -> list[Any]:
+        usual = np.split(self.usual, self.starts[1:])  # one empty part where there are no columns
+        return [[*key, place, {f"{label:x}": share for label, share in zip(labels, own.tolist(), strict=True)}]
+                for key, place, labels, own in zip(self.keys, self.places.tolist(), self.labels, usual, strict=False)]
+
+    @classmethod
+    def from_json(cls, told: Sequence[Any]) -> Self:
+        return cls.of({(column, kind): (place, {int(label, 16): share for label, share in usual.items()})
+                       for column, kind, place, usual in told})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,62 +88,63 @@ class Bins:
         """(p,) metrics of a batch -> (psi, js) of every column whose quantiles it has."""
         own = _shares(raw[self.places], self.levels, self.edges)
         known = np.isfinite(own).all(axis=1)
-        floored, usual = np.maximum(own, EMPTY), np.maximum(self.usual, EMPTY)
-        psi = ((floored - usual) * np.log(floored / usual)).sum(axis=1)
-        js = js_distance(own, self.usual)
-        return {column: (float(psi[i]), float(js[i])) for i, column in enumerate(self.columns) if known[i]}
+        psi, js = _instability(self.usual, own).sum(axis=1).tolist(), js_distance(self.usual, own).tolist()
+        return {column: (psi[i], js[i]) for i, column in enumerate(self.columns) if known[i]}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gauge:
-    """How a batch of one table is measured: `features` (p,) column and metric, sorted, and what the distances are to.
-
-    `mixes` are by column and kind (value, pattern).
-    """
+    """How a batch of one table is measured: `features` (p,) column and metric, sorted, and what the distances are to."""
 
     features: tuple[tuple[str, str], ...]
-    mixes: dict[tuple[str, str], Mix]
+    mixes: Mixes
     bins: list[Bins]
 
     def measure(self, batch: Batch) -> tuple[FloatArray, dict[str, tuple[float, float]]]:
         """(p,) the batch's metrics, NaN where it has none, and (psi, js) to the usual by column."""
         raw = aligned(batch, self.features)
-        distance: dict[str, tuple[float, float]] = {}
-        for (column, kind), mix in self.mixes.items():
-            if shares := batch.shares.get((column, kind)):
-                # Of values after that of patterns: it is the one that is told.
-                distance[column] = mix.distance(shares)
-                raw[mix.place] = distance[column][1]
+        psi, js = self.mixes.distance(batch.shares)
+        raw[self.mixes.places] = js
+        # Of values after that of patterns: it is the one that is told.
+        distance = {column: (p, d) for (column, _), p, d in zip(self.mixes.keys, psi.tolist(), js.tolist(), strict=True)
+                    if not math.isnan(p)}
         for bins in self.bins:
             distance |= bins.distance(raw)
         return raw, distance
 
     def to_json(self) -> dict[str, Any]:
         """For a model's card."""
-        mixes = [[*key, mix.place, {f"{label:x}": share for label, share in mix.usual.items()}]
-                 for key, mix in self.mixes.items()]
         bins = [[b.columns, b.levels.tolist(), b.places.tolist(), b.edges.tolist(), b.usual.tolist()] for b in self.bins]
-        return {"features": self.features, "mixes": mixes, "bins": bins}
+        return {"features": self.features, "mixes": self.mixes.to_json(), "bins": bins}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
-        mixes = {(column, kind): Mix({int(label, 16): share for label, share in usual.items()}, place)
-                 for column, kind, place, usual in told["mixes"]}
         bins = [Bins(tuple(columns), np.array(levels), np.array(places, np.int64), np.array(edges), np.array(usual))
                 for columns, levels, places, edges, usual in told["bins"]]
-        return cls(tuple((column, metric) for column, metric in told["features"]), mixes, bins)
+        return cls(tuple((column, metric) for column, metric in told["features"]), Mixes.from_json(told["mixes"]), bins)
 
     @property
     def size_bytes(self) -> int:
-        return 4096 + 400 * len(self.features) + 100 * sum(len(mix.usual) for mix in self.mixes.values())
+        return 4096 + 400 * len(self.features) + 100 * len(self.mixes.usual)
 
 
 def js_distance(p: FloatArray, q: FloatArray) -> FloatArray:
     """(..., k) shares -> (...) Jensen-Shannon distance, the root of the divergence to base 2, from 0 to 1."""
+    return np.asarray(np.sqrt(np.maximum(_divergence(p, q).sum(axis=-1), 0.0)))
+
+
+def _divergence(p: FloatArray, q: FloatArray) -> FloatArray:
+    """(...) pairs of shares -> (...) what each adds to the Jensen-Shannon divergence."""
     middle = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = [np.where(x > 0, x * np.log2(x / middle), 0.0) for x in (p, q)]
-    return np.asarray(np.sqrt(np.maximum(sum(terms).sum(axis=-1) / 2, 0.0)))  # type: ignore[union-attr]
+    return np.asarray((terms[0] + terms[1]) / 2)
+
+
+def _instability(usual: FloatArray, own: FloatArray) -> FloatArray:
+    """(...) pairs of shares -> (...) what each adds to the population stability index."""
+    low, high = np.maximum(usual, EMPTY), np.maximum(own, EMPTY)
+    return np.asarray((high - low) * np.log(high / low))
 
 
 def measured(batches: Sequence[Batch], fewest: int) -> tuple[Gauge, Table]:
@@ -142,8 +168,8 @@ def measured(batches: Sequence[Batch], fewest: int) -> tuple[Gauge, Table]:
     order = sorted(range(len(features)), key=features.__getitem__)
     whole = Table(tuple(features[i] for i in order), np.concatenate(past, axis=1)[:, order], table.rows)
     places = {feature: place for place, feature in enumerate(whole.features)}
-    mixes = {(column, kind): Mix(labels, places[column, f"{kind}_shift"]) for (column, kind), labels in usual.items()}
-    return Gauge(whole.features, mixes, bins_of(whole)), whole
+    mixes = {(column, kind): (places[column, f"{kind}_shift"], shares) for (column, kind), shares in usual.items()}
+    return Gauge(whole.features, Mixes.of(mixes), bins_of(whole)), whole
 
 
 def bins_of(table: Table) -> list[Bins]:

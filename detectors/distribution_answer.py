@@ -8,13 +8,15 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
+
 from detectors import distribution_words as words
 from detectors.conditional import FEWEST_BATCHES, Judged
 from detectors.decision import confidence_of, severity_of
 from detectors.distribution_history import Known
 from detectors.distribution_verdict import METHOD, Verdict, changed, verdict
 from detectors.metrics import FloatArray
-from detectors.profiles import FEWEST_VALUES, Batch, Layout
+from detectors.profiles import FEWEST_VALUES, Batch, ById, Layout, columns_of
 from detectors.schema import Finding
 from detectors.tails import Tail
 from shared.contract import HistoryUse, ModelUse
@@ -39,7 +41,7 @@ class Answering:
         told = {finding.column for finding in self.findings}
         columns = [c for c in said.columns if c.column not in told and (c.is_anomaly or c.column not in self.batch.few)]
         columns += [changed(f, self.threshold) for f in self.findings]
-        columns += self._unjudged({c.column for c in columns}, {column for column, _ in features})
+        columns += self._unjudged({c.column for c in columns}, columns_of(ById(features)))
         answer = self._answer("evaluated", self._message(said, features, raw, judged), model, used)
         answer.is_anomaly, answer.confidence = said.is_anomaly, confidence_of(said.score, said.is_anomaly)
         answer.severity = severity_of(said.score, said.is_anomaly)  # type: ignore[assignment]
@@ -86,7 +88,7 @@ class Answering:
     def _message(self, said: Verdict, features: tuple[tuple[str, str], ...], raw: FloatArray, judged: Judged) -> str:
         odd = [f for f in self.findings if f.score >= self.threshold]
         text = words.of_changes(odd) if odd else ""
-        columns = len({column for column, _ in features} - {""})
+        columns = len(columns_of(ById(features)))
         j = said.place
         if said.is_anomaly and j is not None and not self._worst_finding(said):
             numbers = (float(a) for a in (raw[j], judged.expected[0, j], judged.lower[0, j], judged.upper[0, j]))
@@ -95,7 +97,7 @@ class Answering:
             text += words.of_rest(sum(c.is_anomaly and c.column is not None for c in said.columns), columns)
         return text or f"{self.batch.rows:,.0f} rows in {columns} columns. As expected."
 
-    def _unjudged(self, judged: set[str | None], fitted: set[str]) -> list[ColumnVerdict]:
+    def _unjudged(self, judged: set[str | None], fitted: frozenset[str]) -> list[ColumnVerdict]:
         """The batch's columns that have no verdict, with the reason."""
         silent = []
         for column in [name for name, _ in self.batch.layout.columns if name not in judged]:
@@ -111,11 +113,11 @@ class Answering:
         return silent
 
     def _distances(self, distance: Mapping[str, tuple[float, float]]) -> dict[str, Distance]:
-        places = _null_rates(self.batch.layout)
-        nulls = {column: float(self.batch.values[places[column]]) for column in distance.keys() & places.keys()}
-        return {column: Distance(psi=round(psi, 4), js=round(js, 4),
-                                 n=round(self.batch.rows * (1 - nulls.get(column, 0.0))))
-                for column, (psi, js) in distance.items()}
+        rows, values = self.batch.rows, self.batch.values.tolist()
+        nulls = {column: values[place] for column, place in _null_rates(self.batch.layout).items()}
+        shown = np.round(np.array([*distance.values()]).reshape(-1, 2), 4).tolist()
+        return {column: Distance(psi, js, round(rows * (1 - nulls.get(column, 0.0))))
+                for column, (psi, js) in zip(distance, shown, strict=True)}
 
 
 @lru_cache(64)

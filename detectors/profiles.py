@@ -179,6 +179,12 @@ class ById:
 
 
 @lru_cache(64)
+def columns_of(key: ById) -> frozenset[str]:
+    """The columns that have these features, without the table itself."""
+    return frozenset(column for column, _ in key.features) - {TABLE}
+
+
+@lru_cache(64)
 def _kept_places(layout: Layout, key: ById) -> IntArray:
     return _places(layout, key.features)
 
