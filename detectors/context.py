@@ -104,7 +104,7 @@ def calendar_of(holidays: Holidays, first: int, last: int, granularity: str) -> 
         own = {date.fromisoformat(day): "a day of the table's own calendar" for day in holidays.dates}
         return calendar.holiday_classes(first, last, holidays.country, holidays.subdivision, own, granularity)
     except ValueError as error:
-        raise InvalidRequest(f"holidays: {error}", "holidays") from None
+        raise InvalidRequest(f"holidays.{error}", f"holidays.{str(error).partition(':')[0]}") from None
 
 
 def utc(moment: datetime, tz: ZoneInfo) -> datetime:

@@ -25,19 +25,17 @@ from detectors.distribution_answer import Answering
 from detectors.distribution_history import Fitted, Known, fit, learnt_from, rows_before, weekday_of
 from detectors.distribution_model import Reading
 from detectors.profiles import Batch, batch_of
+from detectors.storing import hand_over, recall
 from shared.cache import Cache
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import ModelUse, Status
 from shared.contract_distribution import DistributionAnswer, DistributionObservation, DistributionRequest, JudgedBatch
 from shared.documents import Documents
-from shared.errors import StorageUnavailable
 from shared.history import History
 from shared.recent_documents import RecentDocuments
 
 DETECTOR = "distribution"
 BASELINE = ModelUse(name=None, version="1", algorithm="conditional_residual")
-# A queue message ends at 64 KiB in base64. A profile of several hundred columns is longer, and is kept at once.
-LONGEST_MESSAGE = 45_000
 REFIT = 14  # batches, in a replay
 FITS_BYTES, READINGS_BYTES = 128 * 2**20, 64 * 2**20
 
@@ -98,18 +96,12 @@ def observation(request: DistributionRequest, answer: DistributionAnswer, catalo
     batch = batch_of(request.current_profile, ZoneInfo(zone), moment)
     status: Status = "anomaly" if answer.is_anomaly else "ok"
     document = batch.to_document() | {"score": answer.table_score}
-    message = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "timestamp": moment.isoformat(),
-                          "observed_at": now.isoformat(), "status": status, "document": document})
-    try:
-        if not catalogue.door.is_open():
-            raise StorageUnavailable("The queue does not answer.")
-        if len(message) > LONGEST_MESSAGE:
-            observe(message.encode(), catalogue.history)
-    except StorageUnavailable:
-        answer.warnings.append("Storage does not answer: this profile was not kept in the history. Send it again later.")
-        return None
-    _memory(catalogue).batches.note(request.table_id, moment, batch, status)
-    return message if len(message) <= LONGEST_MESSAGE else None
+    text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "timestamp": moment.isoformat(),
+                       "observed_at": now.isoformat(), "status": status, "document": document})
+    message, kept = hand_over(text, observe, answer, catalogue, "this profile was")
+    if kept:
+        _memory(catalogue).batches.note(request.table_id, moment, batch, status)
+    return message
 
 
 def observe(message: bytes, history: History) -> None:
@@ -176,18 +168,10 @@ def _told(request: DistributionRequest, catalogue: Catalogue) -> _Told:
     name = model_name(request.table_id) if request.table_id else None
     model, warnings = find_model(request, name, catalogue, "the conditional residual", bool(request.historical_profiles))
     zone = request.timezone or (model.artefact.card.get("timezone") if model else None) or "UTC"
-    stored: list[tuple[Batch, str]] = []
-    if request.table_id is not None:
-        try:
-            recent = _memory(catalogue).batches.of(request.table_id, _moment(request, zone))
-            stored = recent.rows()
-            if recent.stale:
-                warnings.append(f"The history in memory was used. {recent.stale}")
-        except StorageUnavailable:
-            if not request.historical_profiles and model is None:
-                raise
-            if not warnings:
-                warnings.append("Storage does not answer: stored history was left out.")
+    table_id, can_do_without, recent = request.table_id, bool(request.historical_profiles) or model is not None, None
+    if table_id is not None:
+        recent = recall(lambda: _memory(catalogue).batches.of(table_id, _moment(request, zone)), warnings, can_do_without)
+    stored = recent.rows() if recent is not None else []
     return _Told(model, zone, stored, warnings)
 
 

@@ -14,7 +14,7 @@ from detectors import distribution_words as words
 from detectors.conditional import FEWEST_BATCHES, Judged
 from detectors.decision import confidence_of, severity_of
 from detectors.distribution_history import Known
-from detectors.distribution_verdict import METHOD, Verdict, changed, verdict
+from detectors.distribution_verdict import METHOD, Verdict, changed, shared_out, verdict
 from detectors.metrics import FloatArray
 from detectors.profiles import FEWEST_VALUES, Batch, ById, Layout, columns_of
 from detectors.schema import Finding
@@ -41,6 +41,8 @@ class Answering:
         told = {finding.column for finding in self.findings}
         columns = [c for c in said.columns if c.column not in told and (c.is_anomaly or c.column not in self.batch.few)]
         columns += [changed(f, self.threshold) for f in self.findings]
+        if self.findings:
+            shared_out(columns, tail)
         columns += self._unjudged({c.column for c in columns}, columns_of(ById(features)))
         answer = self._answer("evaluated", self._message(said, features, raw, judged), model, used)
         answer.is_anomaly, answer.confidence = said.is_anomaly, confidence_of(said.score, said.is_anomaly)

@@ -92,6 +92,17 @@ def _shares(largest: FloatArray) -> FloatArray:
     return excess / excess.sum() if excess.any() else np.full(len(excess), 1 / len(excess))
 
 
+def shared_out(columns: Sequence[ColumnVerdict], tail: Tail) -> None:
+    """Gives the changes of the schema, which have no evidence of their own, their part of what is held against the batch.
+
+    A change counts as a metric with the same score would.
+    """
+    scores = np.array([column.score for column in columns])
+    largest = np.asarray(tail.inverse(np, np.minimum(scores, HIGHEST)))
+    for column, share in zip(columns, np.round(_shares(largest), 4).tolist(), strict=True):
+        column.contribution = share
+
+
 def changed(finding: Finding, threshold: float) -> ColumnVerdict:
     """A change of the schema as the verdict on its column."""
     odd = finding.score >= threshold

@@ -134,7 +134,11 @@ def replay(request: SequenceRequest, catalogue: Catalogue, points: int) -> Itera
     zone = ZoneInfo(request.timezone or "UTC")
     history = [(utc(point.timestamp, zone), point.values) for point in request.historical_data]
     if request.table_id is not None:
-        for moment, ((names, row), _) in _memory(catalogue).documents.of(request.table_id).entries.items():
+        stored = _memory(catalogue).documents.of(request.table_id).entries
+        if "metrics" not in request.model_fields_set:  # all that are known
+            every = sorted({name for (names, _), _ in stored.values() for name in names})
+            request = request.model_copy(update={"metrics": every or request.metrics})
+        for moment, ((names, row), _) in stored.items():
             values = dict(zip(names, row.tolist(), strict=True))
             history.append((moment, [values.get(name) for name in request.metrics]))
     history.sort(key=itemgetter(0))

@@ -23,6 +23,7 @@ _SURPRISES = -np.log(TAILS)
 _LAST_SLOPE = float((_SURPRISES[-1] - _SURPRISES[-2]) / (LOG_ODDS[-1] - LOG_ODDS[-2]))
 CERTAIN = 1 - 1e-9
 FAR = 0.02
+EXPLAINED = -np.log(0.1)  # surprise of what one normal bucket in ten shows
 # Of 2 to 50 normal metrics, correlated from 0 to 1, the harmonic mean alone raises at most 1 + 0.1 ln(m) times the alarms.
 DEPENDENCE = 0.1
 
@@ -36,13 +37,14 @@ def surprise_of(log_odds: FloatArray) -> FloatArray:
 
 def with_range(surprise: FloatArray, t: FloatArray) -> tuple[FloatArray, BoolArray]:
     """Surprise of order and shape (...,), and by how many scales each value differs from the expected -> that of both
-    together, and where it is the value that says more.
+    together, and where it is the value alone that tells.
 
     The filter looks at how hours follow each other and caps what a single one may say. A value far outside of its range is
     an anomaly all the same: it gets a share, FAR, of the false alarms, and the rest stays with the filter.
     """
     far, shape = np.nan_to_num(student_tail(t) + np.log(FAR)), surprise + np.log1p(-FAR)
-    outside = far > np.maximum(shape, 0.0)
+    # What the filter can explain is not told as a value out of its range, however far it is.
+    outside = (far > np.maximum(shape, 0.0)) & (shape < EXPLAINED)
     return np.where(np.isnan(surprise), surprise, np.maximum(np.maximum(far, shape), 0.0)), outside
 
 

@@ -209,8 +209,11 @@ def conclude(case: Case, judgement: Judgement | None, by_model: bool) -> VolumeA
         else:
             warnings.append("The model has too little recent history or is too old: the structural baseline answered.")
     if judgement is None:
-        return _silent(case, "learning", f"{case.context.points} of {structural.days_needed} {request.granularity} counts "
-                                         "known: verdicts begin after that.", warnings)
+        # Empty buckets before the first rows belong to no table yet.
+        begun = int((np.isfinite(case.context.values) & (np.cumsum(np.nan_to_num(case.context.values)) > 0)).sum())
+        since = " since the first rows" if begun < case.context.points else ""
+        return _silent(case, "learning", f"{begun} of {structural.days_needed} {request.granularity} counts known{since}: "
+                                         "verdicts begin after that.", warnings)
     decision = decide(judgement, case.value, case.threshold, request)
     return _answer(case, judgement, decision, model, case.context.use(window), warnings)
 

@@ -18,6 +18,7 @@ import re
 from asyncio import to_thread
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from typing import TYPE_CHECKING, Any, Final
 
 import azure.durable_functions as df
@@ -43,6 +44,7 @@ blueprint = df.Blueprint()
 RETRY = df.RetryPolicy(first_retry_interval=timedelta(seconds=1), max_number_of_attempts=7, backoff_coefficient=2.0)
 RUNNING: Final = ("Running", "Pending", "ContinuedAsNew", "Suspended")
 GROUP: Final = 200
+AT_ONCE: Final = 8
 CHUNK_ITEMS: Final = 250
 CHUNK_BYTES: Final = 4 * 2**20
 MAX_ITEMS: Final = 1_000_000
@@ -215,8 +217,9 @@ def score_batch(context: df.DurableOrchestrationContext) -> Generator[Any, Any, 
 def score_chunks(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     job = context.get_input()
     run = {"batch_id": job["batch_id"], "instance": job["instance"]}
-    yield from _each([context.call_activity_with_retry("score_chunk", RETRY, {**run, "chunk": chunk})
-                      for chunk in range(job["first"], job["last"] + 1)])
+    # A few at a time: a small batch that comes later does not wait for the whole of a large one.
+    for some in batched(range(job["first"], job["last"] + 1), AT_ONCE, strict=False):
+        yield from _each([context.call_activity_with_retry("score_chunk", RETRY, {**run, "chunk": chunk}) for chunk in some])
 
 
 def _each(tasks: Sequence[Any]) -> Generator[Any, Any]:

@@ -37,7 +37,7 @@ async def start(client: df.DurableOrchestrationClient, records: Jobs, kind: str,
     """
     trained = detector(kind)
     request: Any = parse(trained.train_request, body, MAX_BODY_BYTES)
-    record = await to_thread(records.accept, kind, request.model_dump_json(by_alias=True),
+    record = await to_thread(records.accept, kind, request.model_dump_json(by_alias=True, exclude_none=True),
                              table_id=request.table_id, model_name=trained.model_name(request))
     return await _run(client, record)
 

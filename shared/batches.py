@@ -152,7 +152,9 @@ class Batches:
         """The answers of a chunk as NDJSON. Raises NotFound."""
         found = self._blobs.get(self.results_container, _path(batch_id, _part(chunk), ""))
         if found is None:
-            raise NotFound(f"Part {chunk} of this batch is not there (yet).", "part")
+            last = self.record(batch_id)["chunks"]
+            known = f"; its parts are 1 to {last}" if last else ""
+            raise NotFound(f"Part {chunk} of this batch is not there (yet){known}.", "part")
         return found.data
 
     def digests(self, batch_id: str, chunks: int) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ the path of the field: `historical_data[3].row_count`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -90,12 +90,24 @@ class MinChange(Input):
     absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
+def _day(text: object) -> object:
+    if isinstance(text, str):
+        try:
+            date.fromisoformat(text)
+        except ValueError:
+            raise PydanticCustomError("date", "is not a date such as 2026-12-24") from None
+    return text
+
+
+type Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_day)]
+
+
 class Holidays(Input):
     """Public holidays by country (and subdivision), and dates of the user's own."""
 
     country: Annotated[str, Field(pattern="^[A-Z]{2,3}$")] | None = None
     subdivision: Annotated[str, Field(pattern="^[A-Za-z0-9 _-]{1,40}$")] | None = None
-    dates: Annotated[list[Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]], Field(max_length=2000)] = []
+    dates: Annotated[list[Day], Field(max_length=2000)] = []
 
 
 class DetectOptions(Input):
@@ -128,7 +140,7 @@ type _Entry = Annotated[Annotated[Count, Tag("count")] | Annotated[HistoryPoint,
 class VolumeRequest(DetectOptions):
     """POST /api/v1/detect/volume"""
 
-    current_row_count: Count
+    current_row_count: Count = Field(validation_alias=AliasChoices("current_row_count", "row_count"))
     historical_data: Annotated[list[_Entry], Field(max_length=MAX_HISTORY)] = []
 
 

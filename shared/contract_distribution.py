@@ -154,10 +154,10 @@ class ColumnProfile(_Shaped):
     mean: Annotated[Number | None, _names("mean", "avg", "average")] = None
     stddev: Annotated[Annotated[float, Field(ge=0, le=LARGEST)] | None, _names("stddev", "std", "standardDeviation")] = None
     quantiles: Annotated[dict[float, Number] | None, BeforeValidator(_quantiles), _names("quantiles", "percentiles")] = None
-    top_values: Annotated[list[TopValue] | None, BeforeValidator(_top_values), Field(max_length=MAX_LABELS),
+    top_values: Annotated[Annotated[list[TopValue], Field(max_length=MAX_LABELS)] | None, BeforeValidator(_top_values),
                           _names("topValues", "mostFrequent")] = None
     lengths: Annotated[Lengths | None, _names("lengths", "length")] = None
-    patterns: Annotated[dict[str, Count] | None, Field(max_length=MAX_LABELS), _names("patterns")] = None
+    patterns: Annotated[Annotated[dict[str, Count], Field(max_length=MAX_LABELS)] | None, _names("patterns")] = None
     histogram: Annotated[Histogram | None, _names("histogram")] = None
     zero_percentage: Annotated[Percentage | None, _names("zeroPercentage")] = None
     negative_percentage: Annotated[Percentage | None, _names("negativePercentage")] = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from detectors.directory import detector
 from shared.catalogue import Catalogue
 from shared.contract import Answer, DetectOptions
 from shared.tables import Tables, settled
 from shared.telling import with_verdict
+
+# Clocks and time zones differ by less.
+AHEAD = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ def judge(kind: str, request: DetectOptions, catalogue: Catalogue, tables: Table
     asked = detector(kind)
     request, warnings = settled(request, kind, tables)
     answer = asked.detect(request, catalogue, now)
+    if answer.timestamp and datetime.fromisoformat(answer.timestamp) > now + AHEAD:
+        warnings = [*warnings, f"The timestamp {answer.timestamp} lies in the future."]
     answer.warnings = [*warnings, *answer.warnings]
     seen = asked.observation(request, answer, catalogue, now)
     return Judged(answer, with_verdict(seen, request, answer, now, catalogue.door.is_open()))

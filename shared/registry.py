@@ -69,7 +69,7 @@ class Registry:
     """Every method raises StorageUnavailable when the account does not answer, InvalidRequest for a bad name or version."""
 
     def __init__(self, blobs: Blobs, settings: Settings) -> None:
-        self._blobs, self._container = blobs, settings.models_container
+        self._blobs, self.container = blobs, settings.models_container
 
     def publish(self, name: str, payload: bytes, card: Mapping[str, Any]) -> Manifest:
         """Keeps a new version, numbered after the latest one. Of two publishers at once each gets its own.
@@ -82,13 +82,13 @@ class Registry:
         number = max(self._numbers(name), default=0) + 1
         while True:
             try:
-                self._blobs.put(self._container, f"{name}/{number}/model.onnx", payload, if_absent=True)
+                self._blobs.put(self.container, f"{name}/{number}/model.onnx", payload, if_absent=True)
                 break
             except Conflict:
                 number += 1
         manifest = Manifest(name, str(number), hashlib.sha256(payload).hexdigest(), len(payload), _now(), card)
         # Nobody else writes under a number whose file this call has put there.
-        self._blobs.put(self._container, f"{name}/{number}/manifest.json", _json(asdict(manifest)))
+        self._blobs.put(self.container, f"{name}/{number}/manifest.json", _json(asdict(manifest)))
         return manifest
 
     def promote(self, name: str, version: str, *, reason: str,
@@ -134,7 +134,7 @@ class Registry:
     def champion(self, name: str, etag: str | None = None) -> Champion | NotModified | None:
         """The champion, None where there is none, NOT_MODIFIED where it still has `etag`. Raises CorruptArtefact."""
         path = f"{check_model_name(name)}/champion.json"
-        found = self._blobs.get(self._container, path, etag, longest=MAX_RECORD_BYTES)
+        found = self._blobs.get(self.container, path, etag, longest=MAX_RECORD_BYTES)
         if found is None or found is NOT_MODIFIED:
             return found
         record = _parsed(found.data, path)
@@ -147,7 +147,7 @@ class Registry:
     def manifest(self, name: str, version: str) -> Manifest:
         """Raises ModelNotFound, CorruptArtefact."""
         path = f"{_folder(name, version)}/manifest.json"
-        found = self._blobs.get(self._container, path, longest=MAX_RECORD_BYTES)
+        found = self._blobs.get(self.container, path, longest=MAX_RECORD_BYTES)
         if found is None:
             raise ModelNotFound(f"There is no version {version} of {name}.", "version")
         try:
@@ -184,7 +184,7 @@ class Registry:
 
     def _file(self, path: str, longest: int) -> bytes:
         try:
-            found = self._blobs.get(self._container, path, longest=longest)
+            found = self._blobs.get(self.container, path, longest=longest)
         except PayloadTooLarge as error:
             raise CorruptArtefact(error.message) from error
         if found is None:
@@ -197,11 +197,11 @@ class Registry:
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """The names of the models there are, in the order of their text."""
-        return self._blobs.folders(self._container, prefix)
+        return self._blobs.folders(self.container, prefix)
 
     def _numbers(self, name: str, ending: str = "") -> list[int]:
         """The versions that hold a file with this ending, as numbers, ascending."""
-        paths = self._blobs.names(self._container, f"{check_model_name(name)}/")
+        paths = self._blobs.names(self.container, f"{check_model_name(name)}/")
         folders = {path.split("/")[1] for path in paths if path.endswith(ending)}
         return sorted(int(folder) for folder in folders if _VERSION.fullmatch(folder))
 
@@ -211,7 +211,7 @@ class Registry:
         data = _json({**asdict(to), "previous": [asdict(p) for p in previous]})
         path = f"{name}/champion.json"
         try:
-            etag = self._blobs.put(self._container, path, data, if_absent=now is None, if_match=now.etag if now else None)
+            etag = self._blobs.put(self.container, path, data, if_absent=now is None, if_match=now.etag if now else None)
         except Conflict:
             # Perhaps by this very write: where its answer was lost, the client sent it once more.
             found = self.champion(name)

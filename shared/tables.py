@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from detectors.context import calendar_of
 from shared.cache import Cache
 from shared.contract import DetectOptions, check_size, refusal, whole_number
 from shared.contract_tables import Table, with_defaults
@@ -58,6 +59,8 @@ class Tables:
             known, etag = self._read(table_id)
             before = known.model_dump(mode="json", exclude_unset=True) if known else {}
             table = _table(merged(before, patch))
+            if table.settings.holidays is not None:
+                calendar_of(table.settings.holidays, 0, 0, "daily")  # a calendar that does not exist would fail every call
             if self._entities.swap(_entity(table_id, table), etag):
                 self._cache.drop(table_id)
                 return table

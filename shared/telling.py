@@ -135,7 +135,8 @@ def _anomaly(one: Told) -> Anomaly:
     data = opened["data"]
     # With the column: two of one table are two anomalies.
     words = f"{one.part}: {data['message']}" if one.part else data["message"]
-    return Anomaly(one.detector, one.table_id, datetime.fromisoformat(opened["time"]), data["severity"], words)
+    # By the time that the data are of, not by when they were judged: a backfill is no outage of today.
+    return Anomaly(one.detector, one.table_id, datetime.fromisoformat(data["timestamp"]), data["severity"], words)
 
 
 def _ends(waiting: Iterable[Told]) -> Iterator[_Joint]:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared import tables
 from shared.alerts import Alerts
 from shared.catalogue import Catalogue
+from shared.contract_tables import Table
 from shared.contract_timeliness import TimelinessAnswer
 from shared.errors import StorageUnavailable
 from shared.events import ANOMALY, INCIDENT, RECOVERED, Publisher
@@ -122,7 +124,8 @@ def test_settings_that_change_are_heard_at_the_next_sweep(fleet):
 
 
 def test_a_table_that_cannot_be_judged_stops_nobody(fleet):
-    fleet.tables.put("wrong", {"settings": {"holidays": {"country": "QQ"}}})
+    wrong = Table.model_validate({"settings": {"holidays": {"country": "QQ"}}})  # a calendar that was there once
+    fleet.tables._entities.swap(tables._entity("wrong", wrong), None)
     fleet.came(["wrong", "orders"], at("02:30", -40), 40)
 
     fleet.sweep.run(at("01:00"))

@@ -9,6 +9,7 @@ from shared.errors import InvalidRequest, ModelNotFound
 from shared.registry import Registry
 from shared.settings import Settings
 from tests.test_service import counts
+from training.trainer import TrainedModel
 from training.volume_anomaly import VolumeAnomalyTrainer
 
 
@@ -60,3 +61,26 @@ def test_a_wrong_field_is_named(settings: Settings) -> None:
         detector.predict({"current_row_count": "many"})
 
     assert refused.value.target == "current_row_count"
+
+
+def test_a_model_is_not_registered_under_a_name_that_nobody_would_look_for(storage: str) -> None:
+    model = TrainedModel("orders", "structural", {}, [], b"", {"detector": "volume"})
+
+    for name in ("foo", "distribution-anomaly.orders"):
+        with pytest.raises(InvalidRequest, match="volume-anomaly"):
+            VolumeAnomalyTrainer().register_model(model, name)
+
+
+@pytest.mark.parametrize(("row", "told"), [
+    ({"timestamp": "2026-01-01"}, "row_count or value"), ({"row_count": 5}, "timestamp"),
+    ({"timestamp": "2026-01-01", "row_count": float("nan")}, "row_count or value")])
+def test_a_row_that_lacks_something_is_named(row: dict[str, object], told: str) -> None:
+    good = {"timestamp": "2026-01-01", "row_count": 5}
+
+    with pytest.raises(InvalidRequest, match=rf"historical_data\[1\] has no {told}"):
+        VolumeAnomalyTrainer().train("orders", [good, row])
+
+
+def test_a_family_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest, match="algorithm"):
+        VolumeAnomalyTrainer().train("orders", [{"timestamp": "2026-01-01", "row_count": 5}], algorithm="svm")

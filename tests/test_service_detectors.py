@@ -148,3 +148,60 @@ def test_an_arrival_told_in_a_call_is_known_to_the_next(service: httpx.Client) -
         return bool(answer["history"]["points"] == 20 and answer["last_arrival"] == "2026-06-20T06:33:00Z")
 
     assert eventually(seen)
+
+
+def test_a_profile_with_nulls_is_judged_and_one_sent_with_a_training_request_is_learnt_from(service: httpx.Client) -> None:
+    *history, point = profiles(0, 51)
+    nulls = dict.fromkeys(("topValues", "patterns", "quantiles", "lengths", "histogram", "stddev"))
+    whole = [p | {"columnProfiles": [nulls | column for column in p["columnProfiles"]]} for p in history]
+
+    accepted = service.post("/v1/train/distribution-anomaly", json={
+        "table_id": "with-nulls", "algorithm": "knn", "historical_profiles": whole})
+
+    assert accepted.status_code == 202, accepted.text
+    job = finished(service, accepted.json()["status_url"])
+    assert job["state"] == "succeeded", job
+    assert job["result"]["artifact"]["uri"] == "models/distribution-anomaly.with-nulls/1/model.onnx"
+    assert ask(service, "distribution", current_profile=point, historical_profiles=whole)["status"] == "evaluated"
+
+
+def test_a_column_that_is_gone_has_its_part_of_the_blame(service: httpx.Client) -> None:
+    *history, point = profiles(0, 41)
+
+    answer = ask(service, "distribution", current_profile=point | {"columnProfiles": point["columnProfiles"][1:]},
+                 historical_profiles=history)
+
+    shares = {column["column"]: column["contribution"] for column in answer["columns"]}
+    assert answer["is_anomaly"] and shares["amount"] > 0.5 and sum(shares.values()) == pytest.approx(1, abs=0.001)
+
+
+def test_a_past_of_several_metrics_is_judged_without_naming_them(service: httpx.Client) -> None:
+    rows = [{"detector": "sequence", "table_id": "two", "timestamp": hour["timestamp"],
+             "values": {"orders": hour["values"][0], "returns": hour["values"][0] / 10}} for hour in hours(0, 28 * 24)]
+    load(service, rows)
+
+    report = service.post("/v1/backtest", json={"detector": "sequence", "table_id": "two", "points": 48}).json()
+
+    assert (report["points"], report["judged"]) == (48, 48)
+
+
+def test_a_time_in_the_future_is_told(service: httpx.Client) -> None:
+    answer = ask(service, "volume", current_row_count=5, timestamp="2190-01-01T00:00:00Z", record=False)
+
+    assert any("lies in the future" in warning for warning in answer["warnings"])
+
+
+def test_a_table_that_was_always_empty_is_learning_from_its_first_rows_on(service: httpx.Client) -> None:
+    answer = ask(service, "volume", current_row_count=100, timestamp="2026-11-20T02:00:00Z", historical_data=[0] * 39 + [5])
+
+    assert answer["status"] == "learning" and "1 of 4 daily counts known since the first rows" in answer["message"]
+
+
+@pytest.mark.parametrize(("settings", "target"), [
+    ({"holidays": {"country": "XX"}}, "holidays.country"),
+    ({"holidays": {"dates": ["2026-13-45"]}}, "settings.holidays.dates[0]"),
+])
+def test_settings_that_would_fail_every_call_are_refused(service: httpx.Client, settings: Any, target: str) -> None:
+    refused = service.post("/v1/tables/strict", json={"settings": settings})
+
+    assert (refused.status_code, refused.json()["error"]["target"]) == (422, target), refused.text

@@ -101,8 +101,8 @@ def publish(best: Candidate, candidates: Sequence[Candidate], name: str, promote
         "champion": manifest.version if promoted else champion and champion.version,
         "previous_champion": champion and champion.version,
         "challenger": {"version": manifest.version, "algorithm": best.algorithm, "quality": best.figures["quality"]},
-        "artifact": {"uri": f"{name}/{manifest.version}/model.onnx", "sha256": manifest.sha256, "bytes": manifest.size,
-                     "opset": 21},
+        "artifact": {"uri": f"{registry.container}/{name}/{manifest.version}/model.onnx", "sha256": manifest.sha256,
+                     "bytes": manifest.size, "opset": 21},
         "candidates": [c.figures for c in candidates],
     }
 

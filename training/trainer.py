@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from shared.errors import InvalidRequest
 from shared.registry import Registry
 from training.candidates import Candidate
 
@@ -23,8 +24,8 @@ class TrainedModel:
 
     @classmethod
     def of(cls, table_id: str, best: Candidate, rivals: Sequence[Candidate]) -> Self:
-        return cls(table_id, best.algorithm, best.figures["quality"], [rival.figures for rival in rivals], best.payload or b"",
-                   best.card)
+        figures = [rival.figures for rival in rivals]
+        return cls(table_id, best.algorithm, best.figures["quality"], figures, best.payload or b"", best.card)
 
 
 class Trainer:
@@ -34,7 +35,13 @@ class Trainer:
         self._registry = registry
 
     def register_model(self, model: TrainedModel, name: str) -> str:
-        """Publishes and promotes; returns the version. Raises InvalidRequest for a name that is none, StorageUnavailable."""
+        """Publishes and promotes; returns the version.
+
+        Raises InvalidRequest for a name under which nobody would look for a model of this detector, StorageUnavailable.
+        """
+        kind = str(model.card.get("detector", "volume"))
+        if not name.startswith(f"{kind}-anomaly."):
+            raise InvalidRequest(f"The name of a model of {kind} is {kind}-anomaly.{{table_id}}.", "name")
         if self._registry is None:
             from shared.worker import registry
 

@@ -16,7 +16,7 @@ import numpy as np
 from detectors import calendar
 from detectors.context import calendar_of, gather
 from detectors.volume import model_name
-from shared.contract import HistoryPoint, TrainRequest
+from shared.contract import TrainRequest, parse
 from shared.errors import InvalidRequest
 from shared.history import EXPECTED, REPAIRED, History, Series
 from shared.registry import Registry
@@ -30,6 +30,7 @@ FAMILIES = ("structural", "prophet", "arima", "seasonal_decomposition", "isolati
 LIBRARIES = {"structural": "numpy", "prophet": "prophet", "arima": "statsmodels", "seasonal_decomposition": "statsmodels",
              "isolation_forest": "scikit-learn", "one_class_svm": "scikit-learn", "lof": "scikit-learn"}
 BUCKETS_A_DAY = {"hourly": 24.0, "daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 30.4}
+MOST_BYTES = 64 * 2**20
 # How far past its training a model can be asked: holiday names are looked up for this long.
 HORIZON_DAYS = 400
 # A graph may differ from the code that it was traced from by rounding, no more.
@@ -164,8 +165,9 @@ class VolumeAnomalyTrainer(Trainer):
         `options` are the other fields of the training request: training_days, timezone, granularity, holidays. Raises
         InvalidRequest naming the field, or telling why no family could be trained.
         """
-        request = TrainRequest.model_validate({"table_id": table_id, "algorithm": algorithm, "training_days": 3660,
-                                               "historical_data": _points(historical_data), **options}, strict=False)
+        body = {"table_id": table_id, "algorithm": algorithm, "training_days": 3660,
+                "historical_data": _points(historical_data), **options}
+        request = parse(TrainRequest, json.dumps(body).encode(), limit=MOST_BYTES)
         data = prepared(request, None)
         names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((algorithm, "structural")))
         rivals = compare([fit_candidate(data, name) for name in names])
@@ -173,14 +175,17 @@ class VolumeAnomalyTrainer(Trainer):
         return TrainedModel.of(table_id, best, rivals)
 
 
-def _points(data: Any) -> list[HistoryPoint]:
-    rows = data.to_dict("records") if hasattr(data, "to_dict") else data
+def _points(data: Any) -> list[dict[str, Any]]:
+    """Raises InvalidRequest naming the row and the column that it lacks."""
     points = []
-    for row in rows:
-        moment = row["timestamp"] if "timestamp" in row else row["date"]
+    for number, row in enumerate(data.to_dict("records") if hasattr(data, "to_dict") else data):
+        moment = row.get("timestamp", row.get("date"))
+        count = row.get("row_count", row.get("value"))
+        for found, columns in ((moment, "timestamp"), (count, "row_count or value")):
+            if found is None or found != found:  # what is missing in a data frame is NaN or NaT, which equal nothing
+                raise InvalidRequest(f"historical_data[{number}] has no {columns}.", f"historical_data[{number}]")
         text = moment if isinstance(moment, str) else moment.isoformat()
-        count = float(row["row_count"] if "row_count" in row else row["value"])
-        points.append(HistoryPoint.model_validate({"timestamp": text, "row_count": count}))
+        points.append({"timestamp": text, "row_count": float(count)})
     return points
 
 
