@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -35,10 +35,16 @@ type Metrics = Annotated[
 
 
 class SequencePoint(Input):
-    """The metrics of one bucket, in the order of `metrics`; null where one is not known."""
+    """The metrics of one bucket, in the order of `metrics`; null where one is not known. Of one metric `value` will do."""
 
     timestamp: Timestamp
     values: Annotated[list[Value | None], Field(max_length=MAX_METRICS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, data: Any) -> Any:
+        alone = isinstance(data, dict) and "value" in data and "values" not in data
+        return {**data, "values": [data["value"]]} if alone else data
 
 
 class SequenceRequest(DetectOptions):

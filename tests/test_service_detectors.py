@@ -205,3 +205,13 @@ def test_settings_that_would_fail_every_call_are_refused(service: httpx.Client, 
     refused = service.post("/v1/tables/strict", json={"settings": settings})
 
     assert (refused.status_code, refused.json()["error"]["target"]) == (422, target), refused.text
+
+
+def test_points_of_one_metric_may_have_a_value_in_place_of_values(service: httpx.Client) -> None:
+    *history, point = [{"timestamp": hour["timestamp"], "value": hour["values"][0]} for hour in hours(0, 15 * 24)]
+
+    answer = ask(service, "sequence", points=[point], historical_data=history)
+
+    assert answer["status"] == "evaluated" and not answer["is_anomaly"]
+    wrong = service.post("/v1/detect/sequence", json={"points": [{"timestamp": point["timestamp"], "value": "many"}]})
+    assert wrong.json()["error"]["target"] == "points[0].values[0]"
