@@ -28,12 +28,12 @@ NOW = WRITTEN + timedelta(minutes=1)
 CSV = b"id,amount,city\n" + b"".join(b"%d,%d.5,Ulm\n" % (i, i % 7) for i in range(200))
 
 
-@pytest.fixture
 def gzipped(data: bytes) -> bytes:
     """The same bytes whenever it is called: tests are named after them."""
     return gzip.compress(data, mtime=0)
 
 
+@pytest.fixture
 def catalogue(storage: str) -> Catalogue:
     return Catalogue(Settings(connection_string=storage, recheck_seconds=0, tables_table="described"))
 
