@@ -136,13 +136,4 @@ class Blobs:
 
     @cached_property
     def _service(self) -> BlobServiceClient:
-        settings = self._settings
-        retry = LinearRetry(backoff=0, retry_total=storage.TRIES - 1, random_jitter_range=0)
-        options: dict[str, Any] = {"connection_timeout": storage.CONNECT_SECONDS, "read_timeout": storage.READ_SECONDS,
-                                   "retry_policy": retry}
-        if settings.connection_string:
-            with storage.readable_connection():
-                return BlobServiceClient.from_connection_string(settings.connection_string, **options)
-        if settings.blob_uri:
-            return BlobServiceClient(settings.blob_uri, storage.credential(settings.client_id), **options)
-        raise storage.missing_connection("blob")
+        return storage.client(BlobServiceClient, LinearRetry, "blob", self._settings.blob_uri, self._settings)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -20,7 +21,6 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
-    model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -50,6 +50,13 @@ def _moment(text: object) -> object:
     return moment
 
 
+def _aware(moment: datetime) -> datetime:
+    # History has no table's zone to read it in.
+    if moment.tzinfo is None:
+        raise PydanticCustomError("naive", "needs a time zone, such as 2026-09-21T02:00:00Z")
+    return moment
+
+
 def _timezone(name: object) -> object:
     if isinstance(name, str):
         try:
@@ -61,6 +68,7 @@ def _timezone(name: object) -> object:
 
 type TableId = Annotated[str, BeforeValidator(_table_id)]
 type Timestamp = Annotated[datetime, BeforeValidator(_moment)]
+type AwareTimestamp = Annotated[datetime, BeforeValidator(_moment), AfterValidator(_aware)]
 type TimeZone = Annotated[str, BeforeValidator(_timezone)]
 type Count = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 type Granularity = Literal["hourly", "daily", "weekly", "monthly"]
@@ -161,16 +169,10 @@ class Observation(Input):
     """One row of POST /api/v1/observations: a count as it was, with what is known about it."""
 
     table_id: TableId
-    timestamp: Timestamp
+    timestamp: AwareTimestamp
     value: Count = Field(validation_alias=AliasChoices("row_count", "value"))
     detector: Literal["volume"] = "volume"
     status: Status = "ok"
-
-    @model_validator(mode="after")
-    def _aware(self) -> Self:
-        if self.timestamp.tzinfo is None:
-            raise PydanticCustomError("naive", "timestamp needs a time zone, such as 2026-09-21T02:00:00Z")
-        return self
 
 
 class JudgedObservation(Input):

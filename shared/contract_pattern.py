@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.contract import MAX_HISTORY, Answer, DetectOptions, Deviation, Input, Status, TableId, Timestamp, TimeZone
+from shared.contract import (
+    MAX_HISTORY,
+    Answer,
+    AwareTimestamp,
+    DetectOptions,
+    Deviation,
+    Input,
+    Status,
+    TableId,
+    Timestamp,
+    TimeZone,
+)
 
 type PatternAlgorithm = Literal["auto", "formats", "autoencoder"]
 type Policy = Literal["alert", "learn", "ignore"]
@@ -94,16 +105,14 @@ class PatternObservation(Input):
     detector: Literal["pattern"]
     table_id: TableId
     column: ColumnName = "value"
-    timestamp: Timestamp
+    timestamp: AwareTimestamp
     values: Values | None = None
     pattern_counts: PatternCounts | None = None
     status: Status = "ok"
 
     @model_validator(mode="after")
-    def _aware(self) -> Self:
+    def _one_of_both(self) -> Self:
         _check_given_once(self.values, self.pattern_counts)
-        if self.timestamp.tzinfo is None:
-            raise PydanticCustomError("naive", "timestamp needs a time zone, such as 2026-09-21T02:00:00Z")
         return self
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.contract import MAX_HISTORY, Answer, DetectOptions, Deviation, Input, Status, TableId, Timestamp, TimeZone
+from shared.contract import (
+    MAX_HISTORY,
+    Answer,
+    AwareTimestamp,
+    DetectOptions,
+    Deviation,
+    Input,
+    Status,
+    TableId,
+    Timestamp,
+    TimeZone,
+)
 
 MAX_METRICS = 100
 MAX_POINTS = 1000
@@ -121,15 +132,9 @@ class SequenceObservation(Input):
 
     detector: Literal["sequence"]
     table_id: TableId
-    timestamp: Timestamp
+    timestamp: AwareTimestamp
     values: Annotated[dict[str, Value | None], Field(min_length=1, max_length=MAX_METRICS)]
     status: Status = "ok"
-
-    @model_validator(mode="after")
-    def _aware(self) -> Self:
-        if self.timestamp.tzinfo is None:
-            raise PydanticCustomError("naive", "timestamp needs a time zone, such as 2026-09-21T02:00:00Z")
-        return self
 
 
 class JudgedStep(Input):

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from shared.contract import (
     MAX_HISTORY,
     Answer,
+    AwareTimestamp,
     DetectOptions,
     Deviation,
     Holidays,
@@ -156,18 +157,11 @@ class ArrivalObservation(Input):
 
     detector: Literal["timeliness"]
     table_id: TableId
-    timestamp: Timestamp = Field(validation_alias=AliasChoices("timestamp", "arrived_at", "last_arrival"))
+    timestamp: AwareTimestamp = Field(validation_alias=AliasChoices("timestamp", "arrived_at", "last_arrival"))
     value: Minutes = Field(default=0.0, validation_alias=AliasChoices("lag_minutes", "value"))
     event_lag_minutes: Minutes | None = None
-    event_time: Timestamp | None = Field(default=None, validation_alias=AliasChoices("event_time", "last_event_time"))
+    event_time: AwareTimestamp | None = Field(default=None, validation_alias=AliasChoices("event_time", "last_event_time"))
     status: Status = "ok"
-
-    @model_validator(mode="after")
-    def _aware(self) -> Self:
-        for moment in (self.timestamp, self.event_time):
-            if moment is not None and moment.tzinfo is None:
-                raise PydanticCustomError("naive", "timestamp needs a time zone, such as 2026-09-21T02:00:00Z")
-        return self
 
     @property
     def event_lag(self) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Final
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.queue import LinearRetry, QueueClient, QueueMessage, QueueServiceClient
@@ -77,16 +77,7 @@ class Queues:
 
     @cached_property
     def _service(self) -> QueueServiceClient:
-        settings = self._settings
-        retry = LinearRetry(backoff=0, retry_total=storage.TRIES - 1, random_jitter_range=0)
-        options: dict[str, Any] = {"connection_timeout": storage.CONNECT_SECONDS, "read_timeout": storage.READ_SECONDS,
-                                   "retry_policy": retry}
-        if settings.connection_string:
-            with storage.readable_connection():
-                return QueueServiceClient.from_connection_string(settings.connection_string, **options)
-        if settings.queue_uri:
-            return QueueServiceClient(settings.queue_uri, storage.credential(settings.client_id), **options)
-        raise storage.missing_connection("queue")
+        return storage.client(QueueServiceClient, LinearRetry, "queue", self._settings.queue_uri, self._settings)
 
 
 def _delete(client: QueueClient, message: QueueMessage) -> None:

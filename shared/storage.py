@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import HttpResponseError, IncompleteReadError, ServiceRequestError, ServiceResponseError
 
 from shared.errors import StorageUnavailable
-from shared.settings import CONNECTIONS, InvalidSetting
+from shared.settings import CONNECTIONS, InvalidSetting, Settings
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -58,6 +58,24 @@ def readable_connection() -> Iterator[None]:
         yield
     except ValueError:
         raise InvalidSetting(f"{CONNECTIONS[0]} is no storage connection string.") from None
+
+
+def client[C](kind: type[C], retry: Any, service: str, uri: str | None, settings: Settings) -> C:
+    """A client of class `kind` for the blob or queue `service`: by the connection string, else at `uri` as an identity.
+
+    `retry` is the LinearRetry of that client's package. Raises StorageUnavailable where neither is set, InvalidSetting.
+    """
+    policy = retry(backoff=0, retry_total=TRIES - 1, random_jitter_range=0)
+    options = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retry_policy": policy}
+    make: Any = kind  # the packages share no base class that says what both have
+    if settings.connection_string:
+        with readable_connection():
+            made: C = make.from_connection_string(settings.connection_string, **options)
+    elif uri:
+        made = make(uri, credential(settings.client_id), **options)
+    else:
+        raise missing_connection(service)
+    return made
 
 
 @cache

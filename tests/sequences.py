@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from detectors import sequence
+from detectors.sequence_filter import RHYTHMS, Filter
 from shared.contract import parse
 from shared.contract_sequence import SequenceAnswer, SequenceRequest
+from training.sequence_faults import EXPECTED
 
 START = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 DAY = 24
+HOURLY = RHYTHMS["hourly"]
 
 
 def metrics(days: int, m: int = 1, seed: int = 0, noise: float = 0.05) -> Any:
@@ -42,3 +45,23 @@ def request(values: Any, judged: int, **body: Any) -> SequenceRequest:
 
 def ask(values: Any, judged: int = DAY, catalogue: Any = None, **body: Any) -> SequenceAnswer:
     return sequence.detect(request(values, judged, **body), catalogue, NOW)
+
+
+def beginning(values: Any) -> Filter:
+    return Filter.begin(values[: HOURLY.setup], int(START.timestamp()) // 3600, HOURLY)
+
+
+def log_odds(values: Any) -> Any:
+    """(n, m) of all buckets, by a filter that begins with the first."""
+    known = beginning(values)
+    return np.array([known.step(row).log_odds for row in values])
+
+
+USUAL = metrics(22)
+
+
+def with_fault(name: str, metric: int = 0, values: Any = USUAL) -> Any:
+    changed = values.copy()
+    day, before, week = (values[len(values) - DAY * (1 + lag): len(values) - DAY * lag, metric] for lag in (0, 1, 7))
+    changed[-DAY:, metric] = EXPECTED[name](day, before, week)
+    return changed

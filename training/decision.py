@@ -153,17 +153,23 @@ def build(decide: Callable[..., Mapping[str, Any]], series: TrainingSeries, card
     }
     outputs = dict(decide(ndx, **inputs))
     model = ndx.build(inputs, outputs, drop_unused=True)
-    model.ir_version = IR_VERSION
     model.graph.input.sort(key=lambda entry: list(inputs).index(entry.name))
     feeds = _probe_inputs(series, int(card["window"]))
     feeds = {entry.name: feeds[entry.name] for entry in model.graph.input}
     share_all_but_parameters(model)
-    answers = run(model.SerializeToString(), feeds)
-    probe = {"inputs": _listed(feeds), "outputs": _listed(answers)}
+    return finished(model, feeds, card)
+
+
+def finished(model: onnx.ModelProto, feeds: Mapping[str, Any], card: dict[str, Any]) -> bytes:
+    """The file of a graph, with `card` in its metadata, and in the card the probe: `feeds` by the names of the graph's
+    inputs, with the outputs that this very file gave for them.
+    """
+    model.ir_version = IR_VERSION
+    probe = {"inputs": _listed(feeds), "outputs": _listed(run(model.SerializeToString(), feeds))}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {"card": json.dumps(card | {"probe": probe})})
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    payload: bytes = model.SerializeToString(deterministic=True)
+    return payload
 
 
 def share_all_but_parameters(model: onnx.ModelProto) -> None:
@@ -213,13 +219,12 @@ def _probe_inputs(series: TrainingSeries, window: int) -> dict[str, Any]:
 
 def _listed(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays as nested lists for JSON, NaN as None."""
-    return {name: _with_none(array.tolist()) for name, array in arrays.items()}
-
-
-def _with_none(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_with_none(item) for item in value]
-    return None if math.isnan(value) else value
+    listed = {}
+    for name, array in arrays.items():
+        cells = array.astype(object)
+        cells[array != array] = None
+        listed[name] = cells.tolist()
+    return listed
 
 
 def _deviation(xp: Any, value: Any, expected: Any, below: Any, above: Any) -> Any:

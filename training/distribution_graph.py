@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import asdict
 from typing import Any
 
 import ndonnx as ndx
 import numpy as np
-import onnx
 
 from detectors.artefact import Artefact
 from detectors.conditional import Judged
-from training.decision import IR_VERSION, run
+from training.decision import finished
 from training.distribution_families import Family
 from training.parity import Parity
-from training.series import FloatArray
 
 OUTPUTS = ("score", "evidence", "expected", "lower", "upper")
 # A graph may differ by rounding, no more: a forest's depths are single precision, and are divided by their spread. Scores so
@@ -35,18 +32,12 @@ def export(family: Family, inputs: dict[str, Any], card: dict[str, Any]) -> byte
         warnings.simplefilter("ignore", UserWarning)  # of a lossy arc sine, which detectors.metrics refines
         judged = family.judge(ndx, **arguments)
     model = ndx.build(arguments, {name: getattr(judged, name) for name in OUTPUTS}, drop_unused=True)
-    model.ir_version = IR_VERSION
     feeds = {name: np.repeat(value[:1], 3, axis=0) for name, value in inputs.items()}
     feeds["x"][1, ::7], feeds["x"][2] = np.nan, 10.0 * feeds["x"][2]
     declared = [entry.name for entry in model.graph.input]
     feeds = {name: feeds[name] for name in declared}
-    probe = {"inputs": _listed(feeds), "outputs": _listed(run(model.SerializeToString(), feeds))}
     tail = {name: value.tolist() for name, value in asdict(family.conditional.tail).items()}
-    whole = card | {"gauge": family.gauge.to_json(), "tail": tail, "probe": probe}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {"card": json.dumps(whole)})
-    payload: bytes = model.SerializeToString(deterministic=True)
-    return payload
+    return finished(model, feeds, card | {"gauge": family.gauge.to_json(), "tail": tail})
 
 
 def parity(payload: bytes, family: Family, inputs: dict[str, Any]) -> Parity:
@@ -68,13 +59,3 @@ def worst(*parities: Parity) -> Parity:
     """Several comparisons as one."""
     return Parity(max(p.max_difference for p in parities), sum(p.label_differences for p in parities),
                   min(p.rows for p in parities), TOLERANCE)
-
-
-def _listed(arrays: dict[str, FloatArray]) -> dict[str, Any]:
-    """Arrays as nested lists for JSON, NaN as None."""
-    listed = {}
-    for name, array in arrays.items():
-        cells = array.astype(object)
-        cells[array != array] = None
-        listed[name] = cells.tolist()
-    return listed

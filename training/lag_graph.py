@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import ndonnx as ndx
 import numpy as np
-import onnx
 
 from detectors.artefact import Artefact
 from detectors.lags import Verdict
-from training.decision import IR_VERSION, run
+from training.decision import finished
 from training.lag_backtest import judged
 from training.lag_families import Family, LagSeries
 from training.parity import Parity
-from training.series import FloatArray
 
 PARITY_ROWS = 60
 
@@ -29,17 +26,12 @@ def export(fitted: Family, series: LagSeries, card: dict[str, Any]) -> bytes:
         "threshold": ndx.argument(shape=("n",), dtype=ndx.float64),
     }
     model = ndx.build(inputs, fitted.judge(ndx, **inputs)._asdict(), drop_unused=True)
-    model.ir_version = IR_VERSION
     model.graph.input.sort(key=lambda entry: list(inputs).index(entry.name))
     feeds = judged(series, np.full(4, len(series) - 1))
     feeds["history"][1, -2:] = np.nan
     feeds["value"][2:] = feeds["value"][2] + 1e3, np.nan
     feeds = {entry.name: feeds[entry.name] for entry in model.graph.input}
-    probe = {"inputs": _listed(feeds), "outputs": _listed(run(model.SerializeToString(), feeds))}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {"card": json.dumps(card | {"probe": probe})})
-    payload: bytes = model.SerializeToString(deterministic=True)
-    return payload
+    return finished(model, feeds, card)
 
 
 def parity(payload: bytes, fitted: Family, series: LagSeries) -> Parity:
@@ -55,13 +47,3 @@ def parity(payload: bytes, fitted: Family, series: LagSeries) -> Parity:
     labels = (graph.score >= inputs["threshold"]) != (library.score >= inputs["threshold"])
     worst = float(np.max(np.stack([score, *bounds])[:, known], initial=0.0))
     return Parity(worst, int(labels.sum() + (np.isnan(graph.score) == known).sum()), int(known.sum()))
-
-
-def _listed(arrays: dict[str, FloatArray]) -> dict[str, Any]:
-    """Arrays as nested lists for JSON, NaN as None."""
-    listed = {}
-    for name, array in arrays.items():
-        cells = array.astype(object)
-        cells[array != array] = None
-        listed[name] = cells.tolist()
-    return listed

@@ -6,17 +6,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import ndonnx as ndx
 import numpy as np
-import onnx
 import spox.opset.ai.onnx.v21 as op
 
 from detectors.artefact import Artefact
 from training import sequence_lstm
-from training.decision import IR_VERSION, run
+from training.decision import finished
 from training.parity import Parity
 from training.sequence_backtest import MetricSeries, Surprising
 from training.sequence_lstm import GRAIN, Lstm
@@ -104,20 +102,5 @@ def _probe(model: Lstm, series: MetricSeries) -> dict[str, Any]:
 
 
 def _finished(model: Any, feeds: dict[str, Any], card: dict[str, Any]) -> bytes:
-    model.ir_version = IR_VERSION
     model.graph.input.sort(key=lambda entry: list(feeds).index(entry.name))
-    probe = {"inputs": _listed(feeds), "outputs": _listed(run(model.SerializeToString(), feeds))}
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {"card": json.dumps(card | {"probe": probe})})
-    payload: bytes = model.SerializeToString(deterministic=True)
-    return payload
-
-
-def _listed(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as nested lists for JSON, NaN as None."""
-    listed = {}
-    for name, array in arrays.items():
-        cells = array.astype(object)
-        cells[array != array] = None
-        listed[name] = cells.tolist()
-    return listed
+    return finished(model, feeds, card)

@@ -6,7 +6,6 @@ that a longer window gives the same answer. The code is the service's own (detec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,11 +105,7 @@ def export(fitted: FittedStructural, series: TrainingSeries, card: dict[str, Any
     """The ONNX file of a fitted table: the whole decision, with its card and a probe of what it answers here."""
     model = build(fitted)
     feeds = _probe(fitted, series)
-    answers = decision.run(model.SerializeToString(), feeds)
-    probe = {"inputs": _listed(feeds), "outputs": _listed(answers)}
-    helper.set_model_props(model, {"card": json.dumps(card | {"probe": probe})})
-    payload: bytes = model.SerializeToString(deterministic=True)
-    return payload
+    return decision.finished(model, feeds, card)
 
 
 def _probe(fitted: FittedStructural, series: TrainingSeries) -> dict[str, Any]:
@@ -120,16 +115,6 @@ def _probe(fitted: FittedStructural, series: TrainingSeries) -> dict[str, Any]:
     value = np.array([usual, 3.0 * usual + 3.0, 0.0, np.nan])
     time, holiday = np.full(4, fitted.trained_until + 4), np.array([[0, 1, 0, 2], *[[0, 0, 0, 0]] * 3])
     return {"time": time, "history": history, "holiday": holiday, "value": value, "threshold": np.full(4, 0.99)}
-
-
-def _listed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Arrays as nested lists for JSON, NaN as None."""
-    listed = {}
-    for name, part in arrays.items():
-        cells = part.astype(object)
-        cells[part != part] = None
-        listed[name] = cells.tolist()
-    return listed
 
 
 def build(fitted: FittedStructural) -> onnx.ModelProto:
