@@ -32,7 +32,8 @@ ROUNDING = 5e-8  # of a forest's score: its depths leave the operator as float32
 def to_model(pipeline: Pipeline, features: int, outputs: Sequence[str] = ("label", "scores")) -> onnx.ModelProto:
     """A fitted pipeline that ends in an outlier detector -> model: `x` (n, f) double -> `label` (n,), `scores` (n, 1).
 
-    As in scikit-learn, `scores` is the decision function: lower is more anomalous, below 0 the label is -1.
+    As in scikit-learn, `scores` is the decision function: lower is more anomalous, below 0 the label is -1. Raises
+    NotImplementedError for a kernel or a metric that no family here uses: refused rather than converted wrongly.
     """
     register()
     model = to_onnx(pipeline, initial_types=[("x", DoubleTensorType([None, features]))], target_opset=OPSETS)
