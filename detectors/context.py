@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors import calendar
 from shared.contract import HistoryPoint, HistoryUse, Holidays
 from shared.errors import InvalidRequest
-from shared.history import ANOMALY, EXCLUDED, Series
+from shared.history import ANOMALY, Series, left_out
 
 type FloatArray = NDArray[np.float64]
 type IntArray = NDArray[np.int64]
@@ -40,13 +40,13 @@ class Context:
 
     @property
     def learnable(self) -> FloatArray:
-        """(m,) rows with NaN for what the user excluded: the structural filter decides about anomalies itself."""
-        return np.where(self.status == EXCLUDED, np.nan, self.values)
+        """(m,) rows with NaN for what a person ruled out: the structural filter decides about other anomalies itself."""
+        return np.where(left_out(self.status), np.nan, self.values)
 
     @property
     def normal(self) -> FloatArray:
         """(m,) rows with NaN for excluded and anomalous points: what every other family may learn from."""
-        return np.where((self.status == EXCLUDED) | (self.status == ANOMALY), np.nan, self.values)
+        return np.where(left_out(self.status) | (self.status == ANOMALY), np.nan, self.values)
 
     def use(self, window: int | None = None) -> HistoryUse:
         """How much of it a model with this window used."""

@@ -18,6 +18,7 @@ from detectors.metrics import IntArray
 from detectors.profiles import Batch, batch_of
 from detectors.rhythm import UNKNOWN_WEEKDAY
 from shared.contract_distribution import Profile
+from shared.history import LEFT_OUT
 
 # So many flagged batches in a row are no accident: they are what the table is like now.
 ACCEPTED_AFTER = 3
@@ -38,7 +39,7 @@ class Known:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Self:
-        return cls(tuple(b for b, status in rows if status != "excluded"), _usual(rows), len(rows))
+        return cls(tuple(b for b, status in rows if status not in LEFT_OUT), _usual(rows), len(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def weekday_of(moment: datetime | None, zone: str) -> int:
 def _usual(rows: Sequence[Row]) -> tuple[Batch, ...]:
     """Batches to learn from: flagged ones only where several came in a row."""
     kept: list[Batch] = []
-    for flagged, run in groupby(((b, s) for b, s in rows if s != "excluded"), key=lambda row: row[1] == "anomaly"):
+    for flagged, run in groupby(((b, s) for b, s in rows if s not in LEFT_OUT), key=lambda row: row[1] == "anomaly"):
         batches = [b for b, _ in run]
         if not flagged or len(batches) >= ACCEPTED_AFTER:
             kept += batches

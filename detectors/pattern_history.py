@@ -15,7 +15,7 @@ from detectors.tally import Tally
 from shared.catalogue import Catalogue
 from shared.contract_pattern import PatternBatch
 from shared.documents import Document, Documents
-from shared.history import EXCLUDED, STATUSES
+from shared.history import LEFT_OUT
 from shared.recent_documents import RecentDocuments
 
 DETECTOR: Final = "pattern"
@@ -86,7 +86,7 @@ def told(history: Sequence[PatternBatch | Sequence[str | None]], zone: str,
 def usable(stored: Iterable[tuple[Batch, str]]) -> tuple[list[Batch], int]:
     """(batch, status) -> the batches that a user did not exclude, and how many these are."""
     rows = list(stored)
-    kept = [batch for batch, status in rows if status != STATUSES[EXCLUDED]]
+    kept = [batch for batch, status in rows if status not in LEFT_OUT]
     return kept, len(rows) - len(kept)
 
 

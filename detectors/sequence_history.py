@@ -20,7 +20,7 @@ from detectors import calendar
 from detectors.context import FloatArray, IntArray, utc
 from shared.contract_sequence import SequencePoint
 from shared.errors import InvalidRequest
-from shared.history import EXCLUDED, STATUSES
+from shared.history import LEFT_OUT
 from shared.recent_documents import Recent
 
 DETECTOR = "sequence"
@@ -170,7 +170,7 @@ def _rows(entries: dict[datetime, tuple[Row, str]], metrics: tuple[str, ...], zo
             wanted[names] = have, [places[metrics[j]] for j in have]
         have, take = wanted[names]
         values[i, have] = row[take]
-        excluded[i] = status == STATUSES[EXCLUDED]
+        excluded[i] = status in LEFT_OUT
     return Rows(_buckets(moments, zone, granularity), values, excluded)
 
 

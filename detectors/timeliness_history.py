@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.context import utc
 from shared.contract_timeliness import Arrival, Entry
-from shared.history import EXCLUDED, Series
+from shared.history import Series, left_out
 
 type FloatArray = NDArray[np.float64]
 type IntArray = NDArray[np.int64]
@@ -61,7 +61,7 @@ def gather(entries: Sequence[Entry], latest: Arrival | None, stored: Series | No
     excluded = [np.zeros(len(part[0]), np.bool_) for part in parts]
     if stored is not None:
         parts.insert(1, (stored.seconds, stored.seconds - np.rint(60 * stored.values).astype(np.int64)))
-        excluded.insert(1, stored.status == EXCLUDED)
+        excluded.insert(1, left_out(stored.status))
     if events is not None:
         known.insert(0, (events.seconds, events.values))
     at, due = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -72,7 +72,7 @@ type AwareTimestamp = Annotated[datetime, BeforeValidator(_moment), AfterValidat
 type TimeZone = Annotated[str, BeforeValidator(_timezone)]
 type Count = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 type Granularity = Literal["hourly", "daily", "weekly", "monthly"]
-type Status = Literal["ok", "anomaly", "expected", "repaired", "excluded"]
+type Status = Literal["ok", "anomaly", "expected", "repaired", "excluded", "confirmed"]
 type Algorithm = Literal[
     "auto", "structural", "prophet", "arima", "seasonal_decomposition", "isolation_forest", "one_class_svm", "lof"
 ]

@@ -26,8 +26,11 @@ from shared.errors import InvalidRequest, NotFound
 from shared.ids import check_id
 from shared.settings import Settings
 
-STATUSES: Final = ("ok", "anomaly", "expected", "repaired", "excluded")
-OK, ANOMALY, EXPECTED, REPAIRED, EXCLUDED = range(len(STATUSES))
+# `ok` and `anomaly` are verdicts; the others are a person's word: `confirmed` says that it was an anomaly indeed.
+STATUSES: Final = ("ok", "anomaly", "expected", "repaired", "excluded", "confirmed")
+OK, ANOMALY, EXPECTED, REPAIRED, EXCLUDED, CONFIRMED = range(len(STATUSES))
+LEFT_OUT: Final = ("excluded", "confirmed")  # what no detector may learn from, whatever it thinks of it
+SAID: Final = ("expected", "repaired", "excluded", "confirmed")
 _CODES = {name: code for code, name in enumerate(STATUSES)}
 PAGE_POINTS = 1000
 CONNECTIONS = 4
@@ -72,8 +75,8 @@ class Point:
 class Series:
     """The history of one table, oldest first.
 
-    `seconds` (m,) int64 since 1970-01-01 UTC, `values` (m,) float64 in the metric's own unit, `status` (m,) uint8 codes: OK,
-    ANOMALY, EXPECTED, REPAIRED, EXCLUDED. `stale` says why it may lack the latest points, None when it lacks none.
+    `seconds` (m,) int64 since 1970-01-01 UTC, `values` (m,) float64 in the metric's own unit, `status` (m,) uint8, the codes of
+    STATUSES. `stale` says why it may lack the latest points, None when it lacks none.
     """
 
     seconds: NDArray[np.int64]
@@ -124,7 +127,7 @@ class History:
     def observe(self, detector: str, table_id: str, point: Point, observed_at: datetime) -> bool:
         """Keeps a point unless one observed later, or this very one, is there; tells whether it did.
 
-        Messages may so arrive twice and in any order.
+        Messages may so arrive twice and in any order. What a person said of the value stays as long as the value does.
         """
         self._list(detector, [table_id])
         entity = _entity(partition(detector, table_id), row_key(point.timestamp), point, row_key(observed_at))
@@ -136,10 +139,13 @@ class History:
                 except ResourceExistsError:
                     pass
                 try:
-                    stored = self._table.get_entity(entity["PartitionKey"], entity["RowKey"], select=["observed_at"])
+                    stored = self._table.get_entity(entity["PartitionKey"], entity["RowKey"],
+                                                    select=["observed_at", "value", "status"])
                     if stored.get("observed_at", "") >= entity["observed_at"]:
                         return False
-                    self._table.update_entity(entity, UpdateMode.MERGE, etag=stored.metadata["etag"],
+                    stays = stored["status"] in SAID and stored["value"] == entity["value"]
+                    update = {**entity, "status": stored["status"]} if stays else entity
+                    self._table.update_entity(update, UpdateMode.MERGE, etag=stored.metadata["etag"],
                                               match_condition=MatchConditions.IfNotModified, **_RETRIED)
                     return True
                 except (ResourceModifiedError, ResourceNotFoundError):
@@ -229,6 +235,11 @@ class History:
         if settings.table_uri:
             return TableServiceClient(settings.table_uri, credential=storage.credential(settings.client_id), **options)
         raise storage.missing_connection("table")
+
+
+def left_out(status: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(m,) codes -> (m,) whether no detector may learn from the point."""
+    return (status == EXCLUDED) | (status == CONFIRMED)
 
 
 def partition(detector: str, table_id: str) -> str:

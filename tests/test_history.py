@@ -11,7 +11,7 @@ import pytest
 from azure.data.tables import TableServiceClient
 
 from shared.errors import InvalidRequest, NotFound
-from shared.history import ANOMALY, EXCLUDED, OK, STATUSES, History, Point, Series, row_key
+from shared.history import ANOMALY, EXCLUDED, OK, SAID, STATUSES, History, Point, Series, row_key
 from shared.settings import Settings
 from tests.loopback import loopback
 
@@ -155,6 +155,17 @@ def test_an_observation_that_came_before_changes_nothing_and_says_so(history):
     assert history.observe("volume", "orders", point, day(1)) is False
     assert history.read("volume", "orders").status.tolist() == [STATUSES.index("expected")]
     assert list(history.tables("volume")) == ["orders"]
+
+
+def test_what_a_person_said_of_a_value_stays_until_the_value_changes(history):
+    for status in SAID:
+        history.observe("volume", status, Point(day(0), 10.0, "anomaly"), day(1))
+        history.set_status("volume", status, day(0), status)
+
+        history.observe("volume", status, Point(day(0), 10.0, "anomaly"), day(2))
+        assert history.read("volume", status).status.tolist() == [STATUSES.index(status)]
+        history.observe("volume", status, Point(day(0), 990.0, "ok"), day(3))
+        assert history.read("volume", status).status.tolist() == [OK]
 
 
 def test_observers_at_the_same_time_leave_the_latest(history):
