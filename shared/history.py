@@ -75,8 +75,8 @@ class Point:
 class Series:
     """The history of one table, oldest first.
 
-    `seconds` (m,) int64 since 1970-01-01 UTC, `values` (m,) float64 in the metric's own unit, `status` (m,) uint8, the codes of
-    STATUSES. `stale` says why it may lack the latest points, None when it lacks none.
+    `seconds` (m,) int64 since 1970-01-01 UTC, `values` (m,) float64 in the metric's own unit, `status` (m,) uint8, the
+    codes of STATUSES. `stale` says why it may lack the latest points, None when it lacks none.
     """
 
     seconds: NDArray[np.int64]
