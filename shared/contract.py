@@ -118,8 +118,20 @@ class Holidays(Input):
     dates: Annotated[list[Day], Field(max_length=2000)] = []
 
 
+class AlertBudget(Input):
+    """The threshold that kept a table to so many alerts a month, when that was found, and the points it rests on."""
+
+    max_alerts_per_month: Annotated[float, Field(gt=0, le=1000)]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    calibrated_at: AwareTimestamp
+    points: Annotated[int, Field(ge=1)]
+
+
 class DetectOptions(Input):
-    """What every detect route understands."""
+    """What every detect route understands.
+
+    From `baseline` on the table is at another normal. An `alert_budget` holds for the number of alerts it was found for.
+    """
 
     table_id: TableId | None = None
     timestamp: Timestamp | None = None
@@ -130,6 +142,8 @@ class DetectOptions(Input):
     min_change: MinChange = MinChange()
     holidays: Holidays | None = None
     max_alerts_per_month: Annotated[float, Field(gt=0, le=1000)] | None = None
+    alert_budget: AlertBudget | None = None
+    baseline: AwareTimestamp | None = None
     delay_minutes: Annotated[float, Field(ge=0, le=100_000)] | None = None
     request_id: Annotated[str, Field(max_length=200)] | None = None
     record: bool = True

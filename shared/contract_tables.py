@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from shared.contract import DetectOptions, Granularity, Holidays, Input, MinChange, TimeZone
+from shared.contract import AlertBudget, AwareTimestamp, DetectOptions, Granularity, Holidays, Input, MinChange, TimeZone
 from shared.contract_timeliness import ScheduleGiven
 
 MAX_LABELS = 20
@@ -24,6 +24,7 @@ type LabelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
 type LabelText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 type Labels = Annotated[dict[LabelName, LabelText], Field(max_length=MAX_LABELS)]
 type Direction = Literal["both", "drop", "spike"]
+type DetectorName = Literal["volume", "distribution", "pattern", "timeliness", "sequence"]
 
 
 class _Kept(Input):
@@ -50,8 +51,17 @@ class DetectorSettings(_Kept):
     alerts: AlertPolicy | None = None
 
 
+class CalibratedSettings(DetectorSettings):
+    """The same with the thresholds that keep alert budgets, by column; "" where a table has one verdict at a time."""
+
+    alert_budgets: Annotated[dict[str, AlertBudget], Field(max_length=500)] | None = None
+
+
 class TableSettings(DetectorSettings):
-    """What detect calls about this table take for granted where they do not say otherwise. `detectors` go first."""
+    """What detect calls about this table take for granted where they do not say otherwise. `detectors` go first.
+
+    `baselines` tell from when on a detector's table is at another normal: what came before is history of an earlier one.
+    """
 
     timezone: TimeZone | None = None
     granularity: Granularity | None = None
@@ -59,8 +69,8 @@ class TableSettings(DetectorSettings):
     schedule: ScheduleGiven | None = None
     sla_minutes: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
     owner: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)] | None = None
-    detectors: Annotated[dict[Literal["volume", "distribution", "pattern", "timeliness", "sequence"], DetectorSettings],
-                         Field(default_factory=dict)]
+    detectors: Annotated[dict[DetectorName, CalibratedSettings], Field(default_factory=dict)]
+    baselines: Annotated[dict[DetectorName, AwareTimestamp], Field(default_factory=dict)]
 
 
 class Table(_Kept):
@@ -92,6 +102,12 @@ def with_defaults[T: DetectOptions](request: T, table: Table | None, detector: s
         value = getattr(settings, name) if value is None else value
         if value is not None and (name != "granularity" or value in _choices(field.annotation)):
             taken[name] = value
+    baseline = settings.baselines.get(detector)  # type: ignore[call-overload]
+    if baseline is not None and "baseline" not in request.model_fields_set:
+        taken["baseline"] = baseline
+    budget = ((own and own.alert_budgets) or {}).get(getattr(request, "column", ""))
+    if budget is not None and "alert_budget" not in request.model_fields_set:
+        taken["alert_budget"] = budget
     return request.model_copy(update=taken) if taken else request
 
 
