@@ -1,15 +1,16 @@
-# make demo | run | test | bench | bench-batch | accuracy | install | lint        (see README.md)
+# make demo | run | test | replay-year | bench | bench-batch | accuracy | install | lint        (see README.md)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 AZURITE := .azurite/node_modules/azurite/package.json
 
-.PHONY: help install run demo test bench bench-batch accuracy lint
+.PHONY: help install run demo test replay-year bench bench-batch accuracy lint
 
 help:
 	@echo "make demo     a tour on real data: loads, trains, judges, and stops by itself"
 	@echo "make run      the service on http://localhost:7071, with Azurite as its storage"
 	@echo "make test     installs what is needed and runs every test"
+	@echo "make replay-year   a year lived through day by day, with and without retraining and feedback: a page with plots"
 	@echo "make bench    latencies side by side with prophet and scikit-learn"
 	@echo "make bench-batch   tables a second of whole fleets, and how that grows"
 	@echo "make accuracy DATA=DIR   scores every detector on labelled data and writes the README's table"
@@ -42,6 +43,9 @@ demo: install
 
 test: install
 	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+replay-year: install
+	@$(PYTHON) -m tools.replay_year $(if $(DATA),--data "$(DATA)") $(if $(ALGORITHM),--algorithm $(ALGORITHM))
 
 bench: install
 	@$(PYTHON) -m tools.bench
