@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from asyncio import to_thread
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import batched
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import azure.durable_functions as df
@@ -26,14 +24,17 @@ import azure.functions as func
 
 from detectors.anomaly_detector import AnomalyDetector
 from detectors.directory import DETECTORS, detector
+from orchestrations import engine
+from orchestrations.engine import RETRY
 from shared import batch_input, batch_items, batch_summary, newest, telling
 from shared.answers import answer, refusals
 from shared.batch_input import Item
-from shared.batches import FINAL, Batches, is_current
+from shared.batches import Batches
 from shared.catalogue import Catalogue
 from shared.contract import check_size, parse
 from shared.contract_batch import INPUT_CONTAINER, MAX_BODY_BYTES, BatchRequest
-from shared.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
+from shared.errors import InvalidRequest, NotFound, PayloadTooLarge, ServiceError
+from shared.runs import is_current
 from shared.settings import Settings
 from shared.worker import alerts, batches, catalogue, publisher, tables
 
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 blueprint = df.Blueprint()
-RETRY = df.RetryPolicy(first_retry_interval=timedelta(seconds=1), max_number_of_attempts=7, backoff_coefficient=2.0)
-RUNNING: Final = ("Running", "Pending", "ContinuedAsNew", "Suspended")
 GROUP: Final = 200
 AT_ONCE: Final = 8
 CHUNK_ITEMS: Final = 250
@@ -52,8 +51,6 @@ MAX_UPLOAD_BYTES: Final = 64 * 2**20
 # What a file may be sent as in place of a JSON request.
 UPLOADS: Final = {"application/x-ndjson": "ndjson", "application/jsonl": "ndjson", "text/csv": "csv",
                   "application/vnd.apache.parquet": "parquet"}
-# A batch is on record before the engine knows of it.
-GRACE: Final = timedelta(seconds=30)
 
 
 @blueprint.route(route="v1/batch/score", methods=["POST"])
@@ -84,14 +81,15 @@ def show_batch_part(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.durable_client_input(client_name="client")
 @refusals
 async def cancel_batch(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    return answer(await cancel(client, batches(), req.route_params["batch_id"]), 202)
+    await engine.cancel(client, batches(), req.route_params["batch_id"])
+    return answer(await status(client, batches(), req.route_params["batch_id"]), 202)
 
 
 @blueprint.route(route="v1/batch/{batch_id}/restart", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 @refusals
 async def restart_batch(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    return answer(await restart(client, batches(), req.route_params["batch_id"]), 202)
+    return answer(await engine.restart(client, batches(), req.route_params["batch_id"]), 202)
 
 
 async def start(client: df.DurableOrchestrationClient, records: Batches, request: BatchRequest,
@@ -106,72 +104,13 @@ async def start(client: df.DurableOrchestrationClient, records: Batches, request
     if request.input_blob is not None:
         await to_thread(_find, request.input_blob)
     record, is_new = await to_thread(records.accept, request, key)
-    if is_new:
-        return await _run(client, record)
-    seen = await _seen(client, records, record["batch_id"])
-    return await _take_up(client, records, seen) if seen["state"] in ("interrupted", "failed") else _accepted(seen)
-
-
-async def restart(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
-    """Goes on with a batch that was interrupted or cancelled, or failed. Raises NotFound, Conflict."""
-    seen = await _seen(client, records, batch_id)
-    if seen["state"] not in ("interrupted", "failed", "cancelled"):
-        raise Conflict(f"The batch is {seen['state']}; only one that was interrupted or cancelled, or failed, "
-                       "can be started again.", "batch_id")
-    return await _take_up(client, records, seen)
-
-
-async def cancel(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
-    """Ends a batch within seconds; what is done can be read. One that has ended stays as it is. Raises NotFound."""
-    record = await to_thread(records.cancel, batch_id)
-    if record["state"] == "cancelled" and await _is_running(client, record):
-        # Chunks that wait find the word in the record, whether or not the engine ends those of sub-orchestrations.
-        await client.terminate(record["instance"], "cancelled")
-    return await status(client, records, batch_id)
+    return await engine.begin(client, records, record, is_new)
 
 
 async def status(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
     """How far the batch is, and when it has succeeded its summary. Raises NotFound."""
-    seen = await _seen(client, records, batch_id)
+    seen = await engine.seen(client, records, batch_id)
     return await to_thread(batch_summary.report, records, seen)
-
-
-async def _seen(client: df.DurableOrchestrationClient, records: Batches, batch_id: str) -> dict[str, Any]:
-    """The record; `interrupted` where it has not ended and the engine no longer runs it."""
-    record = await to_thread(records.record, batch_id)
-    if record["state"] in FINAL:
-        return record
-    if await _is_running(client, record):
-        return record
-    # Read after the engine was asked: a batch that ends in between is not taken for an interrupted one.
-    record = await to_thread(records.record, batch_id)
-    waits = record["state"] == "accepted" and datetime.now(UTC) - datetime.fromisoformat(record["updated_at"]) < GRACE
-    if record["state"] not in FINAL and not waits:
-        return record | {"state": "interrupted", "reason": "The host was restarted while the batch ran. The same "
-                         f"idempotency key, or POST /api/v1/batch/{batch_id}/restart, goes on with it."}
-    return record
-
-
-async def _is_running(client: df.DurableOrchestrationClient, record: Mapping[str, Any]) -> bool:
-    instance = await client.get_status(record["instance"])
-    return instance is not None and instance.runtime_status is not None and instance.runtime_status.name in RUNNING
-
-
-async def _take_up(client: df.DurableOrchestrationClient, records: Batches, seen: Mapping[str, Any]) -> dict[str, Any]:
-    record, mine = await to_thread(records.take_up, seen)
-    return await _run(client, record) if mine else _accepted(record)
-
-
-async def _run(client: df.DurableOrchestrationClient, record: Mapping[str, Any]) -> dict[str, Any]:
-    job = {"batch_id": record["batch_id"], "instance": record["instance"]}
-    await client.start_new("score_batch", instance_id=record["instance"], client_input=job)
-    return _accepted(record)
-
-
-def _accepted(record: Mapping[str, Any]) -> dict[str, Any]:
-    url = f"/api/v1/batch/{record['batch_id']}"
-    return {"batch_id": record["batch_id"], "status": record["state"], "detector": record["detector"], "status_url": url,
-            "cancel_url": f"{url}/cancel"}
 
 
 def _asked(body: bytes) -> BatchRequest:
@@ -206,7 +145,7 @@ def score_batch(context: df.DurableOrchestrationContext) -> Generator[Any, Any, 
         groups = [context.call_sub_orchestrator("score_chunks", {**job, "first": first, "last": min(first + GROUP - 1,
                                                                                                    plan["chunks"])})
                   for first in range(1, plan["chunks"] + 1, GROUP)]
-        yield from _each(groups)
+        yield from engine.each(groups)
         return (yield context.call_activity_with_retry("finish_batch", RETRY, job))
     except Exception as error:
         yield context.call_activity_with_retry("fail_batch", RETRY, {**job, "reason": str(error)})
@@ -218,20 +157,8 @@ def score_chunks(context: df.DurableOrchestrationContext) -> Generator[Any, Any,
     job = context.get_input()
     run = {"batch_id": job["batch_id"], "instance": job["instance"]}
     # A few at a time: a small batch that comes later does not wait for the whole of a large one.
-    for some in batched(range(job["first"], job["last"] + 1), AT_ONCE, strict=False):
-        yield from _each([context.call_activity_with_retry("score_chunk", RETRY, {**run, "chunk": chunk}) for chunk in some])
-
-
-def _each(tasks: Sequence[Any]) -> Generator[Any, Any]:
-    """Waits for all of them, also where some fail. Raises what the first one failed with."""
-    failure: Exception | None = None
-    for task in tasks:
-        try:
-            yield task
-        except Exception as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
+    yield from engine.each((context.call_activity_with_retry("score_chunk", RETRY, {**run, "chunk": chunk})
+                            for chunk in range(job["first"], job["last"] + 1)), AT_ONCE)
 
 
 @blueprint.activity_trigger(input_name="job")
@@ -292,11 +219,7 @@ def finish_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the 
 
 @blueprint.activity_trigger(input_name="job")
 def fail_batch(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
-    # The engine puts every task on the way in front of what was wrong.
-    why = re.split(r"task #\d+ failed: ", job["reason"])[-1][:2000].rstrip(".")
-    batches().update(job["batch_id"], job["instance"], state="failed", finished_at=datetime.now(UTC).isoformat(),
-                     reason=f"A step failed {RETRY.max_number_of_attempts} times: {why}. What is done is kept, and the same "
-                            f"idempotency key, or POST /api/v1/batch/{job['batch_id']}/restart, goes on.")
+    batches().update(job["batch_id"], job["instance"], **engine.failure_of(batches(), job))
 
 
 def _cut(batch_id: str, request: BatchRequest) -> tuple[int, int]:

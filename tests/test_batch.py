@@ -18,9 +18,9 @@ import pytest
 from azure.storage.blob import BlobServiceClient
 
 from detectors.pattern_history import series_name
-from shared.batches import id_of_key
 from shared.history import History
 from shared.queues import Queues
+from shared.runs import id_of_key
 from shared.settings import Settings
 from shared.tables import Tables
 from tests.conftest import ACCOUNTS, ROOT, client_of
