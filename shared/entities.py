@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import batched
 from typing import Any, Final
@@ -58,6 +59,11 @@ class Entities:
             operations = [("upsert", entity, {"mode": UpdateMode.REPLACE}) for entity in some]
             with storage.answering():
                 self._creating(lambda operations=operations: self._table.submit_transaction(operations, **_RETRIED))
+
+    def remove(self, partition: str, row: str) -> None:
+        """Deletes an entity; nothing happens where there is none."""
+        with storage.answering(), suppress(ResourceNotFoundError):
+            self._table.delete_entity(partition, row, retry_on_methods=frozenset({"DELETE"}))
 
     def query(self, where: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """The entities that fit an OData filter, in the order of their keys, page by page; none where there is no table."""

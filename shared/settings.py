@@ -40,6 +40,7 @@ class Settings:
     history_table: str = "history"
     tables_table: str = "tablesettings"
     alerts_table: str = "alerts"
+    feedback_table: str = "feedback"
     observations_queue: str = "observations"
     requests_queue: str = "detect-requests"
     answers_queue: str = "detect-results"
@@ -69,6 +70,7 @@ class Settings:
             history_table=environ.get("HISTORY_TABLE") or "history",
             tables_table=environ.get("TABLES_TABLE") or "tablesettings",
             alerts_table=environ.get("ALERTS_TABLE") or "alerts",
+            feedback_table=environ.get("FEEDBACK_TABLE") or "feedback",
             observations_queue=environ.get("OBSERVATIONS_QUEUE") or "observations",
             requests_queue=environ.get("DETECT_REQUESTS_QUEUE") or "detect-requests",
             answers_queue=environ.get("DETECT_RESULTS_QUEUE") or "detect-results",

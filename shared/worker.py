@@ -8,6 +8,7 @@ from shared.alerts import Alerts
 from shared.batches import Batches
 from shared.catalogue import Catalogue
 from shared.events import Publisher
+from shared.feedback import Feedback
 from shared.freshness import Sweep, Watch
 from shared.history import History
 from shared.jobs import Jobs
@@ -55,6 +56,11 @@ def batches() -> Batches:
 def alerts() -> Alerts:
     settings = catalogue().settings
     return Alerts(history(), settings.alerts_table, settings.recheck_seconds)
+
+
+@cache
+def feedback() -> Feedback:
+    return Feedback(history(), catalogue().settings.feedback_table)
 
 
 @cache
