@@ -38,7 +38,8 @@ class Candidate:
         """The candidate as files: figures for people, the model, and what choosing needs."""
         parts = {"json": json.dumps(self.figures).encode()}
         if self.payload is not None and self.scores is not None:
-            choosing = {"card": self.card, "normal": _nulls(self.scores.normal), "faulty": _nulls(self.scores.faulty)}
+            choosing = {"card": self.card, "normal": _nulls(self.scores.normal), "faulty": _nulls(self.scores.faulty),
+                        "said": self.scores.said.tolist()}
             # The figures last: they say that the candidate is complete.
             parts = {"onnx": self.payload, "choosing": json.dumps(choosing).encode(), **parts}
         return parts
@@ -50,7 +51,8 @@ class Candidate:
             return cls(algorithm, figures)
         choosing = json.loads(parts["choosing"] or b"{}")
         normal, faulty = (np.array(choosing[name], np.float64) for name in ("normal", "faulty"))
-        return cls(algorithm, figures, parts["onnx"], choosing["card"], Scores(normal, faulty.reshape(len(normal), -1)))
+        scores = Scores(normal, faulty.reshape(len(normal), -1), np.array(choosing.get("said", ()), np.int8))
+        return cls(algorithm, figures, parts["onnx"], choosing["card"], scores)
 
 
 def rivals(asked: str, families: Sequence[str], name: str, registry: Registry) -> list[str]:
