@@ -14,7 +14,7 @@ import numpy as np
 from detectors import conditional
 from detectors.conditional import FEWEST_BATCHES, MOST_BATCHES, MOST_CELLS, Conditional
 from detectors.distances import Gauge, measured
-from detectors.metrics import IntArray
+from detectors.metrics import BoolArray, IntArray
 from detectors.profiles import Batch, batch_of
 from detectors.rhythm import UNKNOWN_WEEKDAY
 from shared.contract_distribution import Profile
@@ -39,7 +39,8 @@ class Known:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Self:
-        return cls(tuple(b for b, status in rows if status not in LEFT_OUT), _usual(rows), len(rows))
+        usual = tuple(batch for (batch, _), learnt in zip(rows, learnable(rows), strict=True) if learnt)
+        return cls(tuple(b for b, status in rows if status not in LEFT_OUT), usual, len(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +98,14 @@ def weekday_of(moment: datetime | None, zone: str) -> int:
     return UNKNOWN_WEEKDAY if moment is None else moment.astimezone(ZoneInfo(zone) if zone != "UTC" else UTC).weekday()
 
 
-def _usual(rows: Sequence[Row]) -> tuple[Batch, ...]:
-    """Batches to learn from: flagged ones only where several came in a row."""
-    kept: list[Batch] = []
-    for flagged, run in groupby(((b, s) for b, s in rows if s not in LEFT_OUT), key=lambda row: row[1] == "anomaly"):
-        batches = [b for b, _ in run]
-        if not flagged or len(batches) >= ACCEPTED_AFTER:
-            kept += batches
-    return tuple(kept)
+def learnable(rows: Sequence[Row]) -> BoolArray:
+    """(m,) which batches may be learnt from: flagged ones only where several came in a row."""
+    learnt = np.zeros(len(rows), np.bool_)
+    own = [place for place, (_, status) in enumerate(rows) if status not in LEFT_OUT]
+    for flagged, run in groupby(own, key=lambda place: rows[place][1] == "anomaly"):
+        places = list(run)
+        learnt[places] = not flagged or len(places) >= ACCEPTED_AFTER
+    return learnt
 
 
 def weekdays(batches: Sequence[Batch], zone: str) -> IntArray:

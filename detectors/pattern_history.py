@@ -19,6 +19,7 @@ from shared.history import LEFT_OUT
 from shared.recent_documents import RecentDocuments
 
 DETECTOR: Final = "pattern"
+type Row = tuple[Batch, str]  # a batch and its status
 _SIMPLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _SHAPE_BYTES = 120  # of a shape in memory, beside its characters
 
@@ -83,8 +84,8 @@ def told(history: Sequence[PatternBatch | Sequence[str | None]], zone: str,
     return plain + earlier, list(dict.fromkeys(warnings))
 
 
-def usable(stored: Iterable[tuple[Batch, str]]) -> tuple[list[Batch], int]:
-    """(batch, status) -> the batches that a user did not exclude, and how many these are."""
+def usable(stored: Iterable[Row]) -> tuple[list[Batch], int]:
+    """The batches that may be learnt from, and how many a person left out."""
     rows = list(stored)
     kept = [batch for batch, status in rows if status not in LEFT_OUT]
     return kept, len(rows) - len(kept)

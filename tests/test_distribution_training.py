@@ -261,7 +261,7 @@ def answer_to(catalogue, profile, past=()):
 
 def assert_is_back_tested(family, profiles):
     prepared = training.prepare(train_request(profiles), None)
-    scores, _ = held_out(family, prepared.batches, "UTC")
+    scores, _ = held_out(family, prepared.rows, "UTC")
     assert np.isfinite(scores.normal).all(), family
     assert np.isfinite(scores.faulty).any(), family
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any, get_args
 
-from detectors.artefact import SCHEMA
+import numpy as np
+
+from detectors.artefact import SCHEMA, Artefact
 from detectors.distribution import DETECTOR, model_name
-from detectors.distribution_history import Known, learnt_from, rows_before
+from detectors.distribution_history import Row, learnable, learnt_from, rows_before
 from detectors.profiles import Batch
 from shared.contract import parse
 from shared.contract_distribution import Algorithm, DistributionTrainRequest
@@ -36,48 +39,65 @@ MOST_BYTES = 2**30  # of profiles given from Python
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The training data of one table: its usual batches, oldest first, of `points` that are known."""
+    """The training data of one table: batches with their status, oldest first, of `points` that are known.
+
+    Those that were flagged or confirmed are among them, to be judged; only the usual ones are learnt from.
+    """
 
     table_id: str
     timezone: str
-    batches: tuple[Batch, ...]
+    rows: tuple[Row, ...]
     points: int
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """What is learnt from."""
+        return tuple(batch for (batch, _), learnt in zip(self.rows, learnable(self.rows), strict=True) if learnt)
 
     def facts(self) -> dict[str, Any]:
         """What the job tells about its data."""
-        moments = [_stamp(batch.moment) for batch in self.batches if batch.moment]
+        batches = self.batches
+        moments = [_stamp(batch.moment) for batch in batches if batch.moment]
         return {"from": moments[0] if moments else None, "to": moments[-1] if moments else None, "points": self.points,
-                "used": len(self.batches), "excluded": self.points - len(self.batches), "missing": 0}
+                "used": len(batches), "excluded": self.points - len(batches), "missing": 0}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is learnt and judged, in hexadecimal: another where one metric or one status is another."""
+        return hashlib.sha256(json.dumps([self.timezone, self._listed()], sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        batches = [[batch.moment and batch.moment.isoformat(), batch.to_document()] for batch in self.batches]
         return json.dumps({"table_id": self.table_id, "timezone": self.timezone, "points": self.points,
-                           "batches": batches}).encode()
+                           "rows": self._listed()}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Prepared:
         own = json.loads(text)
-        batches = tuple(Batch.from_document(moment and datetime.fromisoformat(moment), document)
-                        for moment, document in own.pop("batches"))
-        return cls(batches=batches, **own)
+        rows = tuple((Batch.from_document(moment and datetime.fromisoformat(moment), document), status)
+                     for moment, document, status in own.pop("rows"))
+        return cls(rows=rows, **own)
+
+    def _listed(self) -> list[Any]:
+        return [[batch.moment and batch.moment.isoformat(), batch.to_document(), status] for batch, status in self.rows]
 
 
-def prepare(request: DistributionTrainRequest, history: History | None) -> Prepared:
-    """The batches of the last `training_days`, stored ones with the request's merged in, without those that were flagged.
+def prepare(request: DistributionTrainRequest, history: History | None, until: datetime | None = None) -> Prepared:
+    """The batches of the last `training_days` before `until`, stored ones with the request's merged in.
 
-    Raises InvalidRequest where there is none.
+    Raises InvalidRequest where there is none to learn from.
     """
-    rows = Documents(history).read(DETECTOR, request.table_id) if history else []
-    stored = [(Batch.from_document(moment, document), status) for moment, document, status in rows]
-    whole = Known.of(rows_before(stored, request.historical_profiles, None, request.timezone)[0])
-    if not whole.usual:
+    documents = Documents(history).read(DETECTOR, request.table_id, end=until) if history else []
+    stored = [(Batch.from_document(moment, document), status) for moment, document, status in documents]
+    rows, _ = rows_before(stored, request.historical_profiles, until, request.timezone)
+    usual = [batch for (batch, _), learnt in zip(rows, learnable(rows), strict=True) if learnt]
+    if not usual:
         raise InvalidRequest(f"There is no history of {request.table_id}: send historical_profiles, or profiles with their "
                              "time to /api/v1/detect/distribution.", "table_id")
-    dated = [batch.moment for batch in whole.usual if batch.moment]
+    dated = [batch.moment for batch in usual if batch.moment]
     start = max(dated) - timedelta(days=request.training_days) if dated else None
-    recent = [batch for batch in whole.usual if start is None or batch.moment is None or batch.moment >= start]
-    points = whole.points - (len(whole.usual) - len(recent))
-    return Prepared(request.table_id, request.timezone, tuple(learnt_from(recent)), points)
+    recent = [row for row in rows if start is None or row[0].moment is None or row[0].moment >= start]
+    kept = [row for row in recent if row[1] != "excluded"]
+    latest = len(learnt_from([batch for batch, _ in kept]))
+    return Prepared(request.table_id, request.timezone, tuple(kept[-latest:]), len(recent))
 
 
 def families(request: DistributionTrainRequest, registry: Registry) -> list[str]:
@@ -91,20 +111,28 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     figures: dict[str, Any] = {"algorithm": algorithm}
     batches, zone = prepared.batches, prepared.timezone
     try:
-        scores, calibration = distribution_backtest.held_out(algorithm, batches, zone)
+        scores, calibration = distribution_backtest.held_out(algorithm, prepared.rows, zone)
         fitted = replace(fit(algorithm, batches, zone), calibration=calibration)
     except NotEnoughHistory as error:
         return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
     figures["quality"] = quality(scores)
     card = _card(prepared, algorithm) | {"quality": figures["quality"]}
-    first = max(len(batches) - PARITY_BATCHES, 1)
-    inputs = distribution_backtest.inputs_of(fitted, batches, first, len(batches), zone)
+    latest = np.flatnonzero(learnable(prepared.rows))[1:][-PARITY_BATCHES:]
+    inputs = distribution_backtest.inputs_of(fitted.gauge, prepared.rows, latest, zone)
     payload = distribution_graph.export(fitted, inputs, card)
     parity = distribution_graph.worst(fitted.check_parity(), distribution_graph.parity(payload, fitted, inputs))
     figures |= {"parity": asdict(parity), "artefact_bytes": len(payload), "seconds": round(time.perf_counter() - began, 2)}
     if not parity.holds:
         return Candidate(algorithm, figures | {"error": "the ONNX graph differs from its library"})
     return Candidate(algorithm, figures, payload, card, scores)
+
+
+def judged_by(prepared: Prepared, champion: Artefact) -> Scores:
+    """What a model's own file says of the held-out batches of `fit_candidate`, with the same faults, in the same order.
+
+    NaN for batches that it has learnt from, and where it gives no verdict. Raises NotEnoughHistory where none is held out.
+    """
+    return distribution_backtest.judged_by(prepared.rows, champion)
 
 
 def quality(scores: Scores) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from detectors.metrics import TABLE
 from training.series import FloatArray
 
 type Metrics = dict[str, float]
+type Features = tuple[tuple[str, str], ...]  # column and metric
 
 _VALUES = ("min", "max", "mean", "q05", "q25", "q50", "q75", "q95")
 
@@ -62,12 +63,21 @@ TABLE_FAULTS = ("missing_rows", "duplicates")
 KINDS = (*FAULTS, *TABLE_FAULTS)
 
 
-def faulty(raw: FloatArray, features: tuple[tuple[str, str], ...], kind: str) -> FloatArray:
-    """(n, p) metrics -> the same with a fault of one column, the next one in each batch; NaN rows where none can have it."""
+def able_columns(features: Features, kind: str) -> list[str]:
+    """The columns that can have a fault of this kind, sorted; none for one of the whole table."""
+    return sorted({column for column, metric in features if metric == FAULTS[kind][0] and column != TABLE}
+                  ) if kind in FAULTS else []
+
+
+def faulty(raw: FloatArray, features: Features, kind: str, able: Sequence[str] | None = None) -> FloatArray:
+    """(n, p) metrics -> the same with a fault of one column, the next one in each batch; NaN rows where none can have it.
+
+    `able` are the columns that have it in turns: those of `features` where it is None.
+    """
     if kind in TABLE_FAULTS:
         return _table_fault(raw, features, kind)
     needed, change = FAULTS[kind]
-    able = sorted({column for column, metric in features if metric == needed and column != TABLE})
+    able = able_columns(features, kind) if able is None else able
     changed = np.full_like(raw, np.nan)
     for i, row in enumerate(raw):
         if not able:
@@ -83,7 +93,7 @@ def faulty(raw: FloatArray, features: tuple[tuple[str, str], ...], kind: str) ->
     return changed
 
 
-def _table_fault(raw: FloatArray, features: tuple[tuple[str, str], ...], kind: str) -> FloatArray:
+def _table_fault(raw: FloatArray, features: Features, kind: str) -> FloatArray:
     """Two of five rows are missing, or one in four comes twice."""
     factors = ({"row_count": 0.6, "distinct_count": 0.75} if kind == "missing_rows" else
                {"row_count": 1.25, "distinct_ratio": 0.8})

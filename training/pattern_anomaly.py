@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from detectors import tally
 from detectors.artefact import SCHEMA
 from detectors.pattern import model_name
 from detectors.pattern_column import Batch, Column
-from detectors.pattern_history import batch_of, merged, series_name, told, usable
+from detectors.pattern_history import Row, batch_of, merged, series_name, told, usable
 from detectors.tally import Tally
 from shared.contract_pattern import PatternAlgorithm, PatternTrainRequest
 from shared.documents import Documents
@@ -35,50 +36,70 @@ FAMILIES = tuple(name for name in get_args(PatternAlgorithm.__value__) if name !
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The training data of one column: its batches, oldest first, as shapes."""
+    """The training data of one column: its batches with their status, oldest first, as shapes; `excluded` are left out.
+
+    Those that were confirmed are among them, to be judged, and are not learnt from.
+    """
 
     table_id: str
     column: str
     timezone: str
-    batches: tuple[Batch, ...]
+    rows: tuple[Row, ...]
     excluded: int = 0
+
+    @property
+    def batches(self) -> list[Batch]:
+        """What is learnt from."""
+        return usable(self.rows)[0]
 
     def facts(self) -> dict[str, Any]:
         """What the job tells about its data."""
-        stamps = [_stamp(batch.timestamp) for batch in self.batches if batch.timestamp]
+        batches, points = self.batches, len(self.rows) + self.excluded
+        stamps = [_stamp(batch.timestamp) for batch in batches if batch.timestamp]
         return {"column": self.column, "from": stamps[0] if stamps else None, "to": stamps[-1] if stamps else None,
-                "points": len(self.batches) + self.excluded, "used": len(self.batches), "excluded": self.excluded,
-                "missing": 0, "values": sum(batch.tally.rows for batch in self.batches)}
+                "points": points, "used": len(batches), "excluded": points - len(batches),
+                "missing": 0, "values": sum(batch.tally.rows for batch in batches)}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is learnt and judged, in hexadecimal: another where one count or one status is another."""
+        own = [self.column, self.timezone, self._listed()]
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> bytes:
         own = {"table_id": self.table_id, "column": self.column, "timezone": self.timezone, "excluded": self.excluded}
-        batches = [{"timestamp": batch.timestamp and batch.timestamp.isoformat(), "missing": batch.tally.missing,
-                    "patterns": dict(batch.tally.counts)} for batch in self.batches]
-        return json.dumps(own | {"batches": batches}).encode()
+        return json.dumps(own | {"rows": self._listed()}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Prepared:
         own = json.loads(text)
-        batches = (Batch(datetime.fromisoformat(b["timestamp"]) if b["timestamp"] else None,
-                         Tally(b["patterns"], b["missing"])) for b in own.pop("batches"))
-        return cls(batches=tuple(batches), **own)
+        rows = ((Batch(datetime.fromisoformat(b["timestamp"]) if b["timestamp"] else None,
+                       Tally(b["patterns"], b["missing"])), b["status"]) for b in own.pop("rows"))
+        return cls(rows=tuple(rows), **own)
+
+    def _listed(self) -> list[Any]:
+        return [{"timestamp": batch.timestamp and batch.timestamp.isoformat(), "missing": batch.tally.missing,
+                 "patterns": dict(batch.tally.counts), "status": status} for batch, status in self.rows]
 
 
-def prepare(request: PatternTrainRequest, history: History | None) -> Prepared:
-    """The batches of the last `training_days`, stored ones with the request's merged in.
+def prepare(request: PatternTrainRequest, history: History | None, until: datetime | None = None) -> Prepared:
+    """The batches of the last `training_days` before `until`, stored ones with the request's merged in.
 
-    Raises InvalidRequest where there is none, StorageUnavailable.
+    Raises InvalidRequest where there is none to learn from, StorageUnavailable.
     """
-    rows = Documents(history).read(series_name(request.column), request.table_id) if history else ()
-    kept, excluded = usable((batch_of(moment, document), status) for moment, document, status in rows)
-    batches = merged(kept, told(request.historical_data, request.timezone, None)[0])
-    dated = [batch.timestamp for batch in batches if batch.timestamp is not None]
+    documents = Documents(history).read(series_name(request.column), request.table_id, end=until) if history else ()
+    statuses = {moment: status for moment, _, status in documents}
+    stored = [batch_of(moment, document) for moment, document, _ in documents]
+    sent = told(request.historical_data, request.timezone, until)[0]
+    statuses |= dict.fromkeys((batch.timestamp for batch in sent if batch.timestamp), "ok")
+    rows = [(b, statuses[b.timestamp] if b.timestamp else "ok") for b in merged(stored, sent)]
+    dated = [b.timestamp for b in usable(rows)[0] if b.timestamp]
     first = dated[-1] - timedelta(days=request.training_days) if dated else None
-    recent = [b for b in batches if b.timestamp is None or first is None or b.timestamp > first]
-    if not any(batch.tally.rows for batch in recent):
+    recent = [row for row in rows if row[0].timestamp is None or first is None or row[0].timestamp > first]
+    kept = tuple(row for row in recent if row[1] != "excluded")
+    if not any(batch.tally.rows for batch in usable(kept)[0]):
         raise InvalidRequest(f"There is no history of {request.table_id}, column {request.column}: send historical_data, or "
                              "values with a timestamp to /api/v1/detect/pattern.", "table_id")
-    return Prepared(request.table_id, request.column, request.timezone, tuple(recent), excluded)
+    return Prepared(request.table_id, request.column, request.timezone, kept, len(recent) - len(kept))
 
 
 def families(request: PatternTrainRequest, registry: Registry) -> list[str]:
