@@ -7,16 +7,18 @@ judge itself; the model that leaves is fitted on everything and calibrated on al
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors import structural
+from detectors.artefact import Artefact
 from detectors.structural import DEFAULT_THRESHOLD
 from training import decision
 from training.calibration import Calibration
-from training.evaluation import FAULTS, Scores, faulty_values
+from training.evaluation import Scores, faulty_values
 from training.parity import Parity
 from training.series import FloatArray, IntArray, NotEnoughHistory, TrainingSeries
 
@@ -24,6 +26,7 @@ HELD_OUT = 0.45
 BLOCKS = 3
 FEWEST = 42
 PARITY_DAYS = 14
+DAYS_A_CALL = 32  # of a file that is judged: a structural one goes through the counts since its training for every row
 SCORERS = ("isolation_forest", "one_class_svm", "lof")
 # Four buckets earlier is another weekday; for hourly tables, another weekday at the same hour.
 OTHER = {"hourly": 96, "daily": 4, "weekly": 4, "monthly": 4}
@@ -88,28 +91,85 @@ def _structural_parity(series: TrainingSeries) -> Parity:
     return Parity(float(np.max(np.abs(scores[known] - wanted[known]), initial=0.0)), int(differing.sum()), int(known.sum()))
 
 
-def held_out(algorithm: str, series: TrainingSeries, observed: FloatArray) -> tuple[Scores, Calibration | None]:
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The days that models are judged on: `days` (d,) their places in the series, from `first` on.
+
+    `values` (d,) as they were, `faulty` (d, k) with each fault, NaN where there is none to find; `said` (d,) as in Scores.
+    """
+
+    first: int
+    days: IntArray
+    values: FloatArray
+    faulty: FloatArray
+    said: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, series: TrainingSeries, observed: FloatArray, judged: FloatArray, said: NDArray[np.int8]) -> HeldOut:
+        """The last known 45 %. `observed` (m,) has what may be learnt, `judged` (m,) also the confirmed anomalies.
+
+        A confirmed anomaly is judged as it was and carries no faults. Raises NotEnoughHistory.
+        """
+        first = _first_held_out(series)
+        days = np.arange(first, len(judged))
+        days = days[np.isfinite(judged[days])]
+        faulty = faulty_values(observed[days], observed[days - 1], observed[days - OTHER[series.granularity]])
+        return cls(first, days, judged[days], faulty, said[days])
+
+    @property
+    def candidates(self) -> FloatArray:
+        """(d, 1 + k) each day as it was, then with each fault."""
+        return np.column_stack([self.values, self.faulty])
+
+
+def held_out(algorithm: str, series: TrainingSeries, observed: FloatArray,
+             held: HeldOut) -> tuple[Scores, Calibration | None]:
     """Scores of the held-out days and the calibration made of them (None for the structural filter, which has its own).
 
-    `series` is what a family may learn from, `observed` (m,) every count there was. Raises NotEnoughHistory.
+    `series` is what a family may learn from, `observed` (m,) what the structural filter does. Raises NotEnoughHistory.
     """
-    first = _first_held_out(series)
-    days = np.arange(first, len(observed))
-    days = days[np.isfinite(observed[days])]
-    faulty = faulty_values(observed[days], observed[days - 1], observed[days - OTHER[series.granularity]])
+    days = held.days
     if algorithm == "structural":
-        return _structural_scores(series, observed, days, faulty), None
-    block = np.minimum((days - first) * BLOCKS // (len(observed) - first), BLOCKS - 1)
-    raw, raw_faulty = _raw_scores(algorithm, series, observed, days, block, faulty)
+        return _structural_scores(series, observed, held), None
+    block = np.minimum((days - held.first) * BLOCKS // (len(observed) - held.first), BLOCKS - 1)
+    raw = _raw_scores(algorithm, series, held, block)
     # What the structural filter flagged is no witness of what is normal; as a false alarm it counts all the same.
-    normal = np.where(np.isfinite(series.values[days]), raw, np.nan)
-    scores, scores_faulty = np.full(len(days), np.nan), np.full(faulty.shape, np.nan)
+    normal = np.where(np.isfinite(series.values[days]), raw[:, 0], np.nan)
+    scores = np.full(raw.shape, np.nan)
     for b in range(BLOCKS):
         own = block == b
-        others = Calibration.fit(normal[~own])
-        scores[own] = others.score(np, raw[own])
-        scores_faulty[own] = others.score(np, raw_faulty[own].ravel()).reshape(-1, len(FAULTS))
-    return Scores(scores, scores_faulty), Calibration.fit(normal)
+        scores[own] = Calibration.fit(normal[~own]).score(np, raw[own].ravel()).reshape(-1, raw.shape[1])
+    return Scores(scores[:, 0], scores[:, 1:], held.said), Calibration.fit(normal)
+
+
+def judged_by(artefact: Artefact, series: TrainingSeries, observed: FloatArray, held: HeldOut) -> Scores:
+    """What a file says of the held-out days that it has not learnt, and of their faults; NaN where it says nothing."""
+    card, candidates = artefact.card, held.candidates
+    scores = np.full(candidates.shape, np.nan)
+    time = series.start + held.days
+    new = time > card["trained_until"]
+    if card["valid_until"] is not None:
+        new &= time <= card["valid_until"]
+    if card["granularity"] != series.granularity:
+        new[:] = False
+    places = np.flatnonzero(new)
+    for some in np.split(places, np.arange(DAYS_A_CALL, len(places), DAYS_A_CALL)):
+        if len(some):
+            inputs = asked(artefact, series, observed, np.repeat(time[some], candidates.shape[1]))
+            score = artefact.run(inputs | {"value": candidates[some].ravel()})["score"]
+            scores[some] = np.where(np.isfinite(candidates[some]), score.reshape(len(some), -1), np.nan)
+    return Scores(scores[:, 0], scores[:, 1:], held.said)
+
+
+def asked(artefact: Artefact, series: TrainingSeries, observed: FloatArray, time: IntArray) -> dict[str, Any]:
+    """(n,) ascending buckets -> the inputs that a worker would give the file about them, as decision.judged says.
+
+    The structural file carries its state and wants every bucket since; the others want their window.
+    """
+    card, window = artefact.card, int(artefact.card["window"])
+    if card["algorithm"] == "structural":
+        window, series = max(window, int(time[-1]) - card["trained_until"] - 1), replace(series, values=observed)
+    return decision.judged(series, time, window) | {"threshold": np.full(len(time), DEFAULT_THRESHOLD)}
 
 
 def structural_flags(observed: FloatArray, start: int, holiday: IntArray, granularity: str) -> NDArray[np.bool_]:
@@ -125,25 +185,25 @@ def _first_held_out(series: TrainingSeries) -> int:
     return int(known[round(len(known) * (1 - HELD_OUT))])
 
 
-def _raw_scores(algorithm: str, series: TrainingSeries, observed: FloatArray, days: IntArray, block: IntArray,
-                faulty: FloatArray) -> tuple[FloatArray, FloatArray]:
-    raw, raw_faulty = np.full(len(days), np.nan), np.full(faulty.shape, np.nan)
+def _raw_scores(algorithm: str, series: TrainingSeries, held: HeldOut, block: IntArray) -> FloatArray:
+    """(d, 1 + k) of the days as they were and with each fault, each block by a model of what came before it."""
+    candidates = held.candidates
+    raw = np.full(candidates.shape, np.nan)
     score = decision.scorer_scores if algorithm in SCORERS else decision.forecaster_scores
     for b in np.unique(block):
-        own = block == b
-        fitted = fit(algorithm, series.until(series.start + int(days[own][0]) - 1))
-        inputs = decision.judged(series, series.start + days[own], fitted.window)
-        raw[own] = score(fitted, inputs | {"value": observed[days[own]]})
-        for k in range(len(FAULTS)):
-            raw_faulty[own, k] = score(fitted, inputs | {"value": faulty[own, k]})
-    return raw, raw_faulty
+        own = np.flatnonzero(block == b)
+        days = series.start + held.days[own]
+        fitted = fit(algorithm, series.until(int(days[0]) - 1))
+        inputs = decision.judged(series, days, fitted.window)
+        for k in range(candidates.shape[1]):
+            raw[own, k] = score(fitted, inputs | {"value": candidates[own, k]})
+    return raw
 
 
-def _structural_scores(series: TrainingSeries, observed: FloatArray, days: IntArray, faulty: FloatArray) -> Scores:
-    normal, changed = np.full(len(days), np.nan), np.full(faulty.shape, np.nan)
-    held = {int(day): i for i, day in enumerate(days)}
+def _structural_scores(series: TrainingSeries, observed: FloatArray, held: HeldOut) -> Scores:
+    scores = np.full(held.candidates.shape, np.nan)
+    rows = dict(zip(held.days.tolist(), range(len(held.days)), strict=True))
     for day, step in enumerate(structural.walk(observed, series.time, series.holiday, series.granularity)):
-        if (i := held.get(day)) is not None:
-            scores = step.scores(np.concatenate([[observed[day]], faulty[i]]))
-            normal[i], changed[i] = scores[0], scores[1:]
-    return Scores(normal, changed)
+        if (row := rows.get(day)) is not None:
+            scores[row] = step.scores(held.candidates[row])
+    return Scores(scores[:, 0], scores[:, 1:], held.said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -10,18 +11,22 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors import calendar
-from detectors.context import calendar_of, gather
+from detectors.artefact import Artefact
+from detectors.context import calendar_of, gather, utc
 from detectors.volume import model_name
 from shared.contract import TrainRequest, parse
 from shared.errors import InvalidRequest
-from shared.history import EXPECTED, REPAIRED, History, Series
+from shared.history import CONFIRMED, EXPECTED, REPAIRED, History, Series
 from shared.registry import Registry
-from training import backtest, candidates, evaluation
+from training import backtest, candidates
 from training.candidates import Candidate
+from training.evaluation import Scores
 from training.series import FloatArray, NotEnoughHistory, TrainingSeries
 from training.trainer import TrainedModel, Trainer
 
@@ -41,8 +46,9 @@ GRAPH_TOLERANCE = 1e-6
 class Prepared:
     """The training data of one table.
 
-    `series` has NaN for what no family may learn from; `observed` (m,) has every count but the excluded ones, for the
-    structural filter, which decides itself, and for judging a family on days it was not told about.
+    `series` has NaN for what no family may learn from; `observed` (m,) has every count that a person did not rule out, for
+    the structural filter, which decides itself. `judged` (m,) has also those that a person confirmed to be wrong, which
+    nobody learns and everybody is asked about; `said` (m,) is the word of a person, as in `evaluation.Scores`.
     """
 
     table_id: str
@@ -50,6 +56,8 @@ class Prepared:
     holidays: dict[str, Any]
     series: TrainingSeries
     observed: FloatArray
+    judged: FloatArray
+    said: NDArray[np.int8]
 
     def learnt_by(self, algorithm: str) -> TrainingSeries:
         """What a family is fitted on: the structural filter sees every count and leaves out what it flags itself."""
@@ -58,9 +66,17 @@ class Prepared:
     def facts(self) -> dict[str, Any]:
         """What the job tells about its data."""
         start, end = (self._date(b) for b in (self.series.start, self.series.end))
-        known = int(np.isfinite(self.observed).sum())
+        known = int(np.isfinite(self.judged).sum())
         return {"from": start, "to": end, "points": known, "used": self.series.usable,
-                "excluded": known - self.series.usable, "missing": len(self.observed) - known}
+                "excluded": known - self.series.usable, "missing": len(self.judged) - known}
+
+    def fingerprint(self) -> str:
+        """SHA-256, hex, of all that is learnt from: the same data has the same, whatever was computed with it since."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    def held_out(self) -> backtest.HeldOut:
+        """The days that models are judged on. Raises NotEnoughHistory."""
+        return backtest.HeldOut.of(self.series, self.observed, self.judged, self.said)
 
     def _date(self, bucket: int) -> str:
         start = calendar.bucket_start(bucket, self.timezone, self.series.granularity)
@@ -71,6 +87,7 @@ class Prepared:
         return json.dumps({
             "table_id": self.table_id, "timezone": self.timezone, "holidays": self.holidays, "start": s.start,
             "granularity": s.granularity, "values": _nulls(s.values), "observed": _nulls(self.observed),
+            "judged": _nulls(self.judged), "said": self.said.tolist(),
             "holiday": s.holiday.tolist(), "names": {str(b): name for b, name in s.names.items()},
         }).encode()
 
@@ -79,33 +96,47 @@ class Prepared:
         d = json.loads(text)
         series = TrainingSeries(d["start"], np.array(d["values"], np.float64), np.array(d["holiday"], np.int64),
                                 {int(b): name for b, name in d["names"].items()}, d["granularity"])
-        return cls(d["table_id"], d["timezone"], d["holidays"], series, np.array(d["observed"], np.float64))
+        return cls(d["table_id"], d["timezone"], d["holidays"], series, np.array(d["observed"], np.float64),
+                   np.array(d["judged"], np.float64), np.array(d["said"], np.int8))
 
 
-def prepare(request: TrainRequest, history: History | None) -> Prepared:
-    """The training data of a request, with what is stored of its table. Raises InvalidRequest, StorageUnavailable."""
-    return prepared(request, history.read("volume", request.table_id) if history else None)
+def prepare(request: TrainRequest, history: History | None, until: datetime | None = None) -> Prepared:
+    """The training data of a request, with what is stored of its table; only what was before `until` (aware), if given.
+
+    Raises InvalidRequest, StorageUnavailable.
+    """
+    stored = history.read("volume", request.table_id, end=until) if history else None
+    if until is not None:
+        zone = ZoneInfo(request.timezone)
+        before = [point for point in request.historical_data if utc(point.timestamp, zone) < until]
+        request = request.model_copy(update={"historical_data": before})
+    return prepared(request, stored)
 
 
 def prepared(request: TrainRequest, stored: Series | None) -> Prepared:
     """The last `training_days` of the stored history with the request's merged in.
 
     What the structural filter flags is left out of the series the other families learn from, unless the user said that it
-    was expected: most bad loads were never labelled by anybody. Raises InvalidRequest where there is no history.
+    was expected: most bad loads were never labelled by anybody. What the serving model flagged is not: it would never learn
+    a level that it does not know, and the structural filter has accepted that after a week. Raises InvalidRequest where
+    there is no history.
     """
     zone, granularity = request.timezone, request.granularity
     longest = round(request.training_days * BUCKETS_A_DAY[granularity])
     known = gather(request.historical_data, stored, zone, granularity, longest=longest)
     if not known.points:
         raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")
-    start, status, observed, normal = known.start, known.status, known.learnable, known.normal
+    start, status, observed = known.start, known.status, known.learnable
     horizon = start + len(observed) + round(HORIZON_DAYS * BUCKETS_A_DAY[granularity])
     holiday, names = calendar_of(request.holidays, start, horizon, granularity)
     holiday = holiday[:len(observed)]
     flagged = backtest.structural_flags(observed, start, holiday, granularity)
     vouched = (status == EXPECTED) | (status == REPAIRED)
-    series = TrainingSeries(start, np.where(flagged & ~vouched, np.nan, normal), holiday, names, granularity)
-    return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), series, observed)
+    series = TrainingSeries(start, np.where(flagged & ~vouched, np.nan, observed), holiday, names, granularity)
+    confirmed = status == CONFIRMED
+    said = confirmed.astype(np.int8) - (status == EXPECTED)
+    judged = np.where(confirmed, known.values, observed)
+    return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), series, observed, judged, said)
 
 
 def families(request: TrainRequest, registry: Registry) -> list[str]:
@@ -118,25 +149,52 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     began = time.perf_counter()
     figures: dict[str, Any] = {"algorithm": algorithm}
     try:
-        scores, calibration = backtest.held_out(algorithm, prepared.series, prepared.observed)
-        quality = evaluation.quality(scores)
-        card = _card(prepared, algorithm, quality)
+        scores, calibration = backtest.held_out(algorithm, prepared.series, prepared.observed, prepared.held_out())
+        figures["quality"] = quality(scores)
+        card = _card(prepared, algorithm, figures["quality"])
         series = prepared.learnt_by(algorithm)
         fitted = backtest.fit(algorithm, series)
         payload = backtest.export(algorithm, fitted, calibration, series, card)
     except (NotEnoughHistory, ValueError) as error:
         return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
     parity = backtest.parity(algorithm, fitted, series)
-    figures |= {"quality": quality, "parity": asdict(parity), "artefact_bytes": len(payload),
+    figures |= {"parity": asdict(parity), "artefact_bytes": len(payload),
                 "seconds": round(time.perf_counter() - began, 2)}
     if not parity.holds:
         return Candidate(algorithm, figures | {"error": "the ONNX graph differs from its library"})
     return Candidate(algorithm, figures, payload, card, scores)
 
 
+def judged_by(prepared: Prepared, champion: Artefact) -> Scores:
+    """What the champion's own file says of the held-out days, and of the same with the faults of `fit_candidate`.
+
+    NaN on days that it was trained on and where it gives no verdict. Raises NotEnoughHistory where nothing can be held out.
+    """
+    return backtest.judged_by(champion, prepared.series, prepared.observed, prepared.held_out())
+
+
+def question(prepared: Prepared, artefact: Artefact) -> dict[str, Any]:
+    """What a worker would ask the file about the bucket after the last: a row of inputs."""
+    series = prepared.series
+    more = replace(series, values=np.append(series.values, np.nan), holiday=np.append(series.holiday, 0))
+    asked = backtest.asked(artefact, more, np.append(prepared.observed, np.nan), np.array([more.end]))
+    return asked | {"value": np.array([np.nanmedian(prepared.observed)])}
+
+
+def days_left(prepared: Prepared, artefact: Artefact) -> float | None:
+    """For how many days after the data's end the file has verdicts; None for one that does not expire."""
+    until = artefact.card["valid_until"]
+    return None if until is None else (until - prepared.series.end) / BUCKETS_A_DAY[prepared.series.granularity]
+
+
+def quality(scores: Scores) -> dict[str, Any]:
+    """Precision, recall, F1 and false positive rate at the usual threshold, by injected fault; labels apart."""
+    return candidates.quality(scores)
+
+
 def compare(rivals: Sequence[Candidate]) -> list[Candidate]:
     """The candidates with their figures on the same days."""
-    return candidates.compare(rivals, evaluation.quality)
+    return candidates.compare(rivals, quality)
 
 
 def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
