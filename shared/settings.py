@@ -41,6 +41,7 @@ class Settings:
     tables_table: str = "tablesettings"
     alerts_table: str = "alerts"
     feedback_table: str = "feedback"
+    monitoring_table: str = "monitoring"
     observations_queue: str = "observations"
     requests_queue: str = "detect-requests"
     answers_queue: str = "detect-results"
@@ -71,6 +72,7 @@ class Settings:
             tables_table=environ.get("TABLES_TABLE") or "tablesettings",
             alerts_table=environ.get("ALERTS_TABLE") or "alerts",
             feedback_table=environ.get("FEEDBACK_TABLE") or "feedback",
+            monitoring_table=environ.get("MONITORING_TABLE") or "monitoring",
             observations_queue=environ.get("OBSERVATIONS_QUEUE") or "observations",
             requests_queue=environ.get("DETECT_REQUESTS_QUEUE") or "detect-requests",
             answers_queue=environ.get("DETECT_RESULTS_QUEUE") or "detect-results",

@@ -12,6 +12,7 @@ from shared.feedback import Feedback
 from shared.freshness import Sweep, Watch
 from shared.history import History
 from shared.jobs import Jobs
+from shared.monitoring import Monitoring
 from shared.queues import Queues
 from shared.registry import Registry
 from shared.settings import Settings
@@ -61,6 +62,11 @@ def alerts() -> Alerts:
 @cache
 def feedback() -> Feedback:
     return Feedback(history(), catalogue().settings.feedback_table)
+
+
+@cache
+def monitoring() -> Monitoring:
+    return Monitoring(history(), catalogue().settings.monitoring_table)
 
 
 @cache
