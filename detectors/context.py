@@ -48,6 +48,11 @@ class Context:
         """(m,) rows with NaN for excluded and anomalous points: what every other family may learn from."""
         return np.where(left_out(self.status) | (self.status == ANOMALY), np.nan, self.values)
 
+    def until(self, count: int) -> Context:
+        """The first `count` buckets: what was known before the one after them."""
+        values = self.values[:count]
+        return Context(self.start, values, self.status[:count], int(np.isfinite(values).sum()))
+
     def use(self, window: int | None = None) -> HistoryUse:
         """How much of it a model with this window used."""
         usable = np.isfinite(self.normal)

@@ -1,6 +1,6 @@
 """Is this row count normal? From a request and what is known of the table to a verdict.
 
-    request + history -> dense buckets -> the table's model (one ONNX call), else the structural baseline -> verdict
+    request + history -> dense buckets -> the table's model (volume_model), else the structural baseline -> verdict
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detectors import calendar, structural, words
-from detectors.artefact import Artefact
+from detectors import baselines, calendar, structural, words
 from detectors.champion import find_model, model_use
 from detectors.context import Context, IntArray, calendar_of, gather, utc
 from detectors.decision import Decision, Judgement, decide, threshold_of
+from detectors.filter_bank import REMEMBER
 from detectors.replays import Replays
+from detectors.season import SEASONS
 from detectors.storing import recall
+from detectors.volume_model import Inputs, keeps_flagging, model_inputs, model_judgements
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import (
     Deviation,
@@ -39,8 +39,6 @@ from shared.contract import (
     VolumeRequest,
 )
 from shared.history import History, Point, Series
-
-type Inputs = Mapping[str, NDArray[Any]]  # of a model, by name
 
 replays = Replays()
 BASELINE = ModelUse(name=None, version="1", algorithm="structural")
@@ -60,11 +58,7 @@ def detect(request: VolumeRequest, catalogue: Catalogue, now: datetime) -> Volum
     began = time.perf_counter()
     case = place(request, look_up(request, catalogue), now)
     judgement = judge_with_own_model(case)
-    by_model = judgement is not None
-    if judgement is None and case.wants_baseline:
-        judgement = judge_with_baseline(case.context, case.holiday, case.bucket, case.value, case.threshold,
-                                        request.granularity, request.table_id)
-    answer = conclude(case, judgement, by_model)
+    answer = conclude_by_model(case, judgement) if judgement else conclude(case, judge_with_filter(case))
     answer.latency_ms = round((time.perf_counter() - began) * 1000, 3)
     return answer
 
@@ -160,6 +154,8 @@ class Case:
     due: datetime | None
     is_due: bool
     threshold: float
+    taught: bool = True  # whether the model knows of the table's new normal
+    since: int | None = None  # points of the new normal that its level rests on; None where there is none
 
     @property
     def value(self) -> float:
@@ -172,7 +168,7 @@ class Case:
     @property
     def wants_baseline(self) -> bool:
         """Whether the structural filter has something to judge by, where no model answers."""
-        return self.is_due and len(self.context.values) > 0
+        return self.is_due and len(self.context.values) > 0 and self.since != 0
 
 
 def place(request: VolumeRequest, known: Known, now: datetime) -> Case:
@@ -189,11 +185,36 @@ def place(request: VolumeRequest, known: Known, now: datetime) -> Case:
     if request.delay_minutes is not None:
         end = calendar.bucket_start(bucket + 1, zone, request.granularity)
         due = datetime.fromtimestamp(end + 60 * request.delay_minutes, UTC)
+    taught, since = True, None
+    if request.baseline is not None and len(context.values):
+        first = baselines.bucket_of(request.baseline, zone, request.granularity)
+        if context.start < first <= bucket:
+            context, since = baselines.rebased(context, first, classes, request.granularity)
+            taught = since > 0 and baselines.has_learnt(card, request.baseline)
     return Case(request, known, bucket, context, classes, names.get(bucket), moment, due, due is None or now >= due,
-                threshold_of(request))
+                threshold_of(request), taught, since)
 
 
-def conclude(case: Case, judgement: Judgement | None, by_model: bool) -> VolumeAnswer:
+def conclude_by_model(case: Case, judgement: Judgement) -> VolumeAnswer:
+    """The answer of the table's model, unless it did not notice that the table is at a new level.
+
+    A model keeps the level that it was trained on and what was flagged teaches it nothing, so a lasting shift would be
+    flagged for ever. Where it flagged most of the last counts in the direction of this one, as many as the structural filter
+    takes to accept a level, and the filter finds this one usual, the filter's word counts. It never accepts that a table
+    stopped.
+    """
+    if judgement.score < case.threshold:
+        return conclude(case, judgement, by_model=True)
+    calm, model = judge_with_filter(case), case.known.model
+    if calm is None or calm.score >= case.threshold or model is None:
+        return conclude(case, judgement, by_model=True)
+    patience, too_low = int(SEASONS[case.request.granularity].design.patience), case.value < judgement.expected
+    if not keeps_flagging(model.artefact, case.context, case.holiday, case.threshold, patience, too_low):
+        return conclude(case, judgement, by_model=True)
+    return conclude(case, calm, overruled=True)
+
+
+def conclude(case: Case, judgement: Judgement | None, by_model: bool = False, overruled: bool = False) -> VolumeAnswer:
     """The answer from what was found; without a judgement, why there is none."""
     request, model, window = case.request, BASELINE, None
     if not case.is_due and case.due is not None:
@@ -204,10 +225,18 @@ def conclude(case: Case, judgement: Judgement | None, by_model: bool) -> VolumeA
         card = case.known.model.artefact.card
         if by_model:
             model, window = model_use(case.known.model), card["window"]
+        elif overruled:
+            warnings.append(f"A new level{_since(case)}: the model, which was trained on the one before, would have flagged "
+                            "this count, the structural baseline answered.")
+        elif not case.taught and request.baseline is not None:
+            warnings.append(baselines.untaught(request.baseline, "the structural baseline"))
         elif card["granularity"] != request.granularity:
             warnings.append(f"The model counts {card['granularity']} buckets: the structural baseline answered.")
         else:
             warnings.append("The model has too little recent history or is too old: the structural baseline answered.")
+    if judgement is None and case.since == 0:
+        return _silent(case, "learning", f"A new normal began at {baselines.stamp(request.baseline)}: verdicts go on "
+                                         "with the count after its first.", warnings)
     if judgement is None:
         # Empty buckets before the first rows belong to no table yet.
         begun = int((np.isfinite(case.context.values) & (np.cumsum(np.nan_to_num(case.context.values)) > 0)).sum())
@@ -227,46 +256,32 @@ def judge_with_own_model(case: Case) -> Judgement | None:
 def own_model_inputs(case: Case) -> Inputs | None:
     """What the table's model is to be asked, None where there is none that could be."""
     model = case.known.model
-    if not case.is_due or model is None or model.artefact.card["granularity"] != case.request.granularity:
+    if not case.is_due or not case.taught or model is None:
+        return None
+    if model.artefact.card["granularity"] != case.request.granularity:
         return None
     return model_inputs(model.artefact, case.context, case.holiday, case.bucket, case.value, case.threshold)
 
 
-def judge_with_model(artefact: Artefact, context: Context, holiday: IntArray, bucket: int, value: float,
-                     threshold: float) -> Judgement | None:
-    """One ONNX call. None where the model has nothing to go by: no usable history in its window, or it is too old."""
-    row = model_inputs(artefact, context, holiday, bucket, value, threshold)
-    return model_judgements(artefact, [row])[0] if row else None
+def _since(case: Case) -> str:
+    """When the level began that the structural filter accepted last, where it is known."""
+    context, request = case.context, case.request
+    state = replays.state(request.table_id, context.start, context.learnable, case.holiday[:-1], request.granularity)
+    if not state.change.item():
+        return ""
+    accepted = case.bucket - 1 - int(REMEMBER - state.remembered.item())
+    first = accepted - int(SEASONS[request.granularity].design.patience)
+    zone = request.timezone or "UTC"
+    began = datetime.fromtimestamp(calendar.bucket_start(max(first, context.start), zone, request.granularity), UTC)
+    return f" since about {began.date().isoformat()}"
 
 
-def model_inputs(artefact: Artefact, context: Context, holiday: IntArray, bucket: int, value: float,
-                 threshold: float) -> Inputs | None:
-    """One row of a model's inputs; None where it is too old. Rows of one shape may be judged together."""
-    card = artefact.card
-    if card["valid_until"] is not None and bucket > card["valid_until"]:
+def judge_with_filter(case: Case) -> Judgement | None:
+    """The structural filter on the case's bucket, None where it has nothing to judge by or is still learning."""
+    if not case.wants_baseline:
         return None
-    # The structural model carries its state and wants every bucket since; the others want their window.
-    structural_model = card["algorithm"] == "structural"
-    columns = max(card["window"], bucket - card["trained_until"] - 1 if structural_model else 1)
-    source = context.learnable if structural_model else context.normal
-    history = np.full((1, columns), np.nan)
-    if known := min(columns, len(source)):
-        history[0, -known:] = source[-known:]
-    holidays = np.zeros((1, columns + 1), np.int64)
-    held = min(columns + 1, len(holiday))
-    holidays[0, -held:] = holiday[-held:]
-    return {"time": np.array([bucket], np.int64), "history": history, "holiday": holidays, "value": np.array([value]),
-            "threshold": np.array([threshold])}
-
-
-def model_judgements(artefact: Artefact, rows: Sequence[Inputs]) -> list[Judgement | None]:
-    """One ONNX call for rows of one shape; None where the model has too little history in its window."""
-    feeds = rows[0] if len(rows) == 1 else {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    out = {name: values.tolist() for name, values in artefact.run(feeds).items()}
-    factors = artefact.card["factors"] if "effects" in out else ()
-    effects = [dict(zip(factors, row, strict=True)) for row in out.get("effects", [()] * len(rows))]
-    judgements = map(Judgement, out["score"], out["expected"], out["lower"], out["upper"], effects)
-    return [None if math.isnan(judgement.score) else judgement for judgement in judgements]
+    return judge_with_baseline(case.context, case.holiday, case.bucket, case.value, case.threshold,
+                               case.request.granularity, case.request.table_id)
 
 
 def judge_with_baseline(context: Context, holiday: IntArray, bucket: int, value: float, threshold: float,

@@ -16,7 +16,8 @@ from itertools import batched
 from detectors import fleet, stacks, volume
 from detectors.decision import Judgement
 from detectors.replays import Told
-from detectors.volume import Case, Inputs, Known
+from detectors.volume import Case, Known
+from detectors.volume_model import Inputs, model_judgements
 from shared.catalogue import Catalogue
 from shared.contract import VolumeAnswer, VolumeRequest
 from shared.errors import ServiceError
@@ -49,9 +50,10 @@ def detect_many(requests: Sequence[VolumeRequest], catalogue: Catalogue, now: da
             elif judgements.get(i) is None and case.wants_baseline:
                 untold[i] = case
             else:
-                answers[i] = volume.conclude(case, judgements.get(i), by_model=judgements.get(i) is not None)
+                judgement = judgements.get(i)
+                answers[i] = volume.conclude_by_model(case, judgement) if judgement else volume.conclude(case, None)
     for i, judgement in _by_the_baseline(untold, catalogue, pool).items():
-        answers[i] = volume.conclude(untold[i], judgement, by_model=False)
+        answers[i] = volume.conclude(untold[i], judgement)
 
     each = round((time.perf_counter() - began) * 1000 / max(len(requests), 1), 3)
     for answer in answers.values():
@@ -96,7 +98,7 @@ def _by_models(cases: Mapping[int, Case]) -> dict[int, Judgement | None]:
     for rows in alike.values():
         model = cases[next(iter(rows))].known.model
         assert model is not None
-        judgements |= zip(rows, volume.model_judgements(model.artefact, list(rows.values())), strict=True)
+        judgements |= zip(rows, model_judgements(model.artefact, list(rows.values())), strict=True)
     return judgements
 
 

@@ -20,7 +20,7 @@ from detectors import structural
 from detectors.artefact import Artefact
 from detectors.context import Context, FloatArray, IntArray, calendar_of
 from detectors.decision import Decision, Judgement, decide, threshold_of
-from detectors.volume import judge_with_model
+from detectors.volume_model import judge_with_model
 from shared.contract import Holidays, TrainRequest, VolumeRequest
 from shared.history import ANOMALY, OK, Series
 
