@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from detectors import formats, shapes, tally
 from detectors.artefact import Artefact
-from detectors.formats import CORE_ROWS, NEW, SEQUENCE
+from detectors.formats import CORE_ROWS, NEW, SEQUENCE, Seen
 from detectors.pattern_column import SHAPE, Column, Usual, kinds_of
 from detectors.tally import Tally
 from shared.contract_pattern import PatternRequest
@@ -66,21 +67,29 @@ def report(batch: Tally, column: Column, artefact: Artefact | None, threshold: f
     """Every shape is judged once, by the model where there is one; then the numbers of unusual and of usual ones are."""
     some = list(batch.counts)
     seen = column.formats.look(some)
-    error = None
     if artefact is None:
-        nats = formats.judge(np, seen.x, column.formats.rules)
-    else:
-        wide = len(artefact.card["features"]) > len(formats.FEATURES)
-        out = artefact.run({"x": with_shape(seen.x, some) if wide else seen.x})
-        nats = out["contribution"]
-        if "error" in out:
-            weights = np.fromiter(batch.counts.values(), np.float64, len(some))
-            error = float(np.average(out["error"], weights=weights))
+        return report_of(batch, column, seen, formats.judge(np, seen.x, column.formats.rules), threshold)
+    out = run(artefact, seen, some)
+    found = report_of(batch, column, seen, out["contribution"], threshold)
+    if "error" not in out:
+        return found
+    weights = np.fromiter(batch.counts.values(), np.float64, len(some))
+    return replace(found, error=float(np.average(out["error"], weights=weights)))
+
+
+def run(artefact: Artefact, seen: Seen, some: Sequence[str]) -> dict[str, Any]:
+    """What a model's file says of shapes, of which it knows what they show: `contribution` (n, f) nats and all else."""
+    wide = len(artefact.card["features"]) > len(formats.FEATURES)
+    return artefact.run({"x": with_shape(seen.x, some) if wide else seen.x})
+
+
+def report_of(batch: Tally, column: Column, seen: Seen, nats: formats.FloatArray, threshold: float) -> Report:
+    """From the nats (n, f) of the batch's shapes, whoever told them."""
     kinds = kinds_of(nats, seen.damage)
     groups, counts = _grouped(batch, seen.keys, kinds, nats.max(axis=1, initial=0.0))
     found = _unusual(groups, column, batch.rows, threshold) + _lost(counts, column, batch.rows, threshold)
     ranked = sorted(found, key=lambda finding: (-finding.score, finding.name == ANY, -finding.count))
-    return Report(batch.rows, tuple(ranked), groups, counts, error)
+    return Report(batch.rows, tuple(ranked), groups, counts)
 
 
 def with_shape(x: formats.FloatArray, some: Sequence[str]) -> formats.FloatArray:

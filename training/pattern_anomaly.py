@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, get_args
 
 from detectors import tally
-from detectors.artefact import SCHEMA
+from detectors.artefact import SCHEMA, Artefact
 from detectors.pattern import model_name
 from detectors.pattern_column import Batch, Column
 from detectors.pattern_history import Row, batch_of, merged, series_name, told, usable
@@ -112,13 +112,14 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     began = time.perf_counter()
     figures: dict[str, Any] = {"algorithm": algorithm}
     try:
-        column = Column.of(prepared.batches)
+        batches = prepared.batches
+        column = Column.of(batches)
         if column is None:
-            raise NotEnoughHistory(pattern_backtest.FEWEST, sum(batch.tally.rows for batch in prepared.batches))
+            raise NotEnoughHistory(pattern_backtest.FEWEST, sum(batch.tally.rows for batch in batches))
         if column.formats.free_form and algorithm != BASELINE:
             return Candidate(algorithm, figures | {"error": "the column is free-form: its shapes tell nothing"})
-        scores = pattern_backtest.held_out(algorithm, prepared.batches)
-        fitted = fit(algorithm, column, tally.merged(batch.tally for batch in prepared.batches))
+        scores = pattern_backtest.held_out(algorithm, prepared.rows)
+        fitted = fit(algorithm, column, tally.merged(batch.tally for batch in batches))
     except NotEnoughHistory as error:
         return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
     figures["quality"] = quality(scores)
@@ -129,6 +130,15 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     if not parity.holds:
         return Candidate(algorithm, figures | {"error": "the ONNX graph differs from its library"})
     return Candidate(algorithm, figures, payload, card, scores)
+
+
+def judged_by(prepared: Prepared, champion: Artefact) -> Scores:
+    """What a model's own file says of the held-out values and batches of `fit_candidate`, with the same faults, in order.
+
+    NaN for those that it has learnt from, and all where it reads other features. Raises NotEnoughHistory where none is held
+    out.
+    """
+    return pattern_backtest.judged_by(prepared.rows, champion)
 
 
 def quality(scores: Scores) -> dict[str, Any]:
