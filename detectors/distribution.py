@@ -25,7 +25,7 @@ from detectors.distribution_answer import Answering
 from detectors.distribution_history import Fitted, Known, fit, learnt_from, rows_before, weekday_of
 from detectors.distribution_model import Reading
 from detectors.profiles import Batch, batch_of
-from detectors.storing import hand_over, recall
+from detectors.storing import hand_over, judged_by, recall
 from shared.cache import Cache
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import ModelUse, Status
@@ -95,7 +95,7 @@ def observation(request: DistributionRequest, answer: DistributionAnswer, catalo
         return None
     batch = batch_of(request.current_profile, ZoneInfo(zone), moment)
     status: Status = "anomaly" if answer.is_anomaly else "ok"
-    document = batch.to_document() | {"score": answer.table_score}
+    document = batch.to_document() | {"score": answer.table_score, **judged_by(answer, now)}
     text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "timestamp": moment.isoformat(),
                        "observed_at": now.isoformat(), "status": status, "document": document})
     message, kept = hand_over(text, observe, answer, catalogue, "this profile was")

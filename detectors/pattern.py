@@ -21,7 +21,7 @@ from detectors.pattern_answer import answered, silent
 from detectors.pattern_column import Batch, Column
 from detectors.pattern_history import DETECTOR, merged, recent_batches, series_key, series_name, slug, tally_of, told, usable
 from detectors.pattern_judge import report
-from detectors.storing import hand_over, recall
+from detectors.storing import hand_over, judged_by, recall
 from detectors.tally import Tally
 from shared.cache import Cache
 from shared.catalogue import Catalogue, Loaded
@@ -70,7 +70,8 @@ def observation(request: PatternRequest, answer: PatternAnswer, catalogue: Catal
     status: Status = "anomaly" if answer.is_anomaly else "ok"
     text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "column": request.column,
                        "timestamp": moment.isoformat(), "observed_at": now.isoformat(), "status": status,
-                       "document": tally.to_document()}, ensure_ascii=False)
+                       "document": tally.to_document() | {"score": answer.deviation.score if answer.deviation else None,
+                                                          **judged_by(answer, now)}}, ensure_ascii=False)
     message, kept = hand_over(text, observe, answer, catalogue, "this batch was")
     if kept:
         _memory(catalogue).batches.note(series_key(request.table_id, request.column), moment, Batch(moment, tally), status)

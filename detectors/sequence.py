@@ -103,7 +103,9 @@ def observe(message: bytes, history: History) -> None:
     """
     seen = JudgedSteps.model_validate_json(message)
     _record(history, [(seen.table_id, step.timestamp, {"values": dict(zip(seen.metrics, step.values, strict=True)),
-                                                       "score": step.score}, step.status) for step in seen.steps])
+                                                       "score": step.score, "model": seen.model,
+                                                       "observed_at": seen.observed_at.isoformat()}, step.status)
+                      for step in seen.steps])
 
 
 def load(rows: Sequence[SequenceObservation], catalogue: Catalogue) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
 from shared.catalogue import Catalogue
 from shared.contract import Answer
@@ -37,6 +38,11 @@ def recall[H: Remembered](read: Callable[[], H], warnings: list[str], can_do_wit
     if known.stale:
         warnings.append(f"The history in memory was used. {known.stale}")
     return known
+
+
+def judged_by(answer: Answer, now: datetime) -> dict[str, Any]:
+    """What a document says of its verdict, beside the score: the version of the model, None for the baseline, and when."""
+    return {"model": answer.model.version if answer.model.name else None, "observed_at": now.isoformat()}
 
 
 def hand_over(message: str, observe: Callable[[bytes, History], None], answer: Answer, catalogue: Catalogue,

@@ -47,7 +47,10 @@ def verdicts(history: History, detector: str, table_id: str, column: str | None 
         name = series_name(column) if detector == "pattern" and column is not None else detector
         for moment, document, status in Documents(history).read(name, table_id, start, end):
             seen = document.get("observed_at")
-            yield Seen(moment, status, "score" in document, document.get("score"), document.get("model"),
+            score = document.get("score")
+            # Of a sequence only what was flagged has a score.
+            judged = score is not None or (detector == "sequence" and "score" in document)
+            yield Seen(moment, status, judged, score, document.get("model"),
                        datetime.fromisoformat(seen) if seen else None)
         return
     where = f"PartitionKey eq '{partition(detector, table_id)}'"

@@ -75,7 +75,7 @@ def monitor(kind: str, prepared: Any, history: History, registry: Registry, now:
     counts = Months.from_json(known["counts"]) if known else Months()
     start = now - (RECOUNTED if counts.months else COUNTED)
     until = _trained_until(card, prepared.timezone)
-    seen = list(verdicts(history, kind, prepared.table_id, column, min(start, until - COUNTED) if until else start))
+    seen = list(verdicts(history, kind, prepared.table_id, column, min(start, until - COUNTED) if until else start, now))
     algorithms = _algorithms(seen, name, registry, kind)
     new = Months.of(seen, algorithms)
     # The first month read may not be whole.
