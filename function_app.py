@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from datetime import UTC, datetime
 
 import azure.durable_functions as df
@@ -9,7 +10,7 @@ import azure.functions as func
 
 from detectors.backtest import backtest
 from detectors.directory import detector
-from orchestrations import batch_scoring, doors, freshness, training
+from orchestrations import azure_ml, batch_scoring, doors, freshness, training
 from orchestrations import tables as described
 from shared import health, models, observations, telling
 from shared.answers import answer, refusals
@@ -18,7 +19,8 @@ from shared.judging import judge
 from shared.worker import alerts, catalogue, history, jobs, publisher, queues, registry, tables
 
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
-for blueprint in (training.blueprint, batch_scoring.blueprint, described.blueprint, freshness.blueprint, doors.blueprint):
+for blueprint in (training.blueprint, batch_scoring.blueprint, described.blueprint, freshness.blueprint, doors.blueprint,
+                  azure_ml.blueprint):
     app.register_functions(blueprint)
 
 
@@ -86,9 +88,11 @@ def show_model(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @app.route(route="v1/models/{name}/rollback", methods=["POST"])
+@app.durable_client_input(client_name="client")
 @refusals
-def roll_back_model(req: func.HttpRequest) -> func.HttpResponse:
-    return answer(models.rollback(registry(), req.route_params["name"], req.get_body()))
+async def roll_back_model(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    back = await to_thread(models.rollback, registry(), req.route_params["name"], req.get_body())
+    return answer(back | {"registration": await azure_ml.follow(client, back["name"])})
 
 
 @app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)

@@ -4,6 +4,7 @@
       plan_training       what history there is, and which families are worth a try
       fit_candidate  x n  one family: back-test, fit, calibrate, export, parity
       choose_champion     publish the best, promote it, write the result
+      mirror_model        show the new version in Azure ML, where there is a workspace
 
 What an orchestration carries is a job id; rows, models and figures lie in the job's folder. Every activity can run twice.
 """
@@ -23,6 +24,7 @@ from shared.contract import parse
 from shared.errors import Conflict, InvalidRequest
 from shared.jobs import FINAL, Jobs
 from shared.worker import history, jobs, registry
+from shared.workspace import outlook
 
 blueprint = df.Blueprint()
 RETRY = df.RetryPolicy(first_retry_interval=timedelta(seconds=5), max_number_of_attempts=3, backoff_coefficient=2.0)
@@ -86,10 +88,14 @@ def train_table(context: df.DurableOrchestrationContext) -> Generator[Any, Any, 
         fits = [context.call_activity_with_retry("fit_candidate", RETRY, {**job, "algorithm": algorithm})
                 for algorithm in plan["algorithms"]]
         yield context.task_all(fits)
-        return (yield context.call_activity_with_retry("choose_champion", RETRY, job))
+        result = yield context.call_activity_with_retry("choose_champion", RETRY, job)
     except Exception as error:
         yield context.call_activity_with_retry("record_failure", RETRY, {**job, "reason": str(error)})
         raise
+    if result.get("registration", {}).get("status") == "pending":
+        model = {**job, "name": result["model_name"], "version": result["challenger"]["version"]}
+        result["registration"] = yield context.call_activity_with_retry("mirror_model", RETRY, model)
+    return result
 
 
 @blueprint.activity_trigger(input_name="job")
@@ -134,6 +140,7 @@ def choose_champion(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # t
         result: dict[str, Any] = trainer.publish_best(candidates, request, registry())
     except InvalidRequest as error:
         return _refuse(job_id, error)
+    result["registration"] = outlook()
     jobs().update(job_id, state="succeeded", result=result)
     return result
 

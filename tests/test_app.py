@@ -71,6 +71,7 @@ def test_the_durable_functions_are_those_of_training_and_of_batches() -> None:
     durable = {name for name, t in triggers().items() if t["type"] in ("orchestrationTrigger", "activityTrigger")}
 
     assert durable == {"train_table", "plan_training", "fit_candidate", "choose_champion", "record_failure",
+                       "follow_champion", "mirror_model",
                        "score_batch", "score_chunks", "plan_batch", "score_chunk", "finish_batch", "fail_batch"}
 
 

@@ -127,13 +127,13 @@ def test_a_promotion_and_a_rollback_are_followed(server: AzureMl, client: MLClie
     seen = []
     for _ in range(2):
         published = registry.publish(NAME, b"model", CARD)
-        seen.append(registration.mirror(NAME, published.version, registry, client)["reason"])
+        seen.append(registration.mirror(NAME, registry, published.version, client)["reason"])
         registry.promote(NAME, published.version, reason="better")
-        registration.mirror(NAME, published.version, registry, client)
+        registration.mirror(NAME, registry, published.version, client)
     promoted = stages(server)
-    back = registry.rollback(NAME)
+    registry.rollback(NAME)
 
-    registration.mirror(NAME, back.version, registry, client)
+    registration.mirror(NAME, registry, client=client)
 
     assert seen == [f"Version 1 of {ASSET} is tagged challenger.", f"Version 2 of {ASSET} is tagged challenger."]
     assert promoted == {"1": "previous", "2": "champion"}

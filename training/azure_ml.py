@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import RequestsTransport
 
-from shared.registry import Manifest, Registry
+from shared.registry import Champion, Manifest, Registry
 from shared.settings import Settings
 from shared.storage import credential
 from shared.workspace import Workspace, outcome, outlook
@@ -83,20 +83,18 @@ def tag_stage(name: str, version: str, stage: Stage = CHAMPION, client: MLClient
     return _attempt(client, lambda workspace, ml: _tag(name, version, stage, ml))
 
 
-def mirror(name: str, version: str, registry: Registry, client: MLClient | None = None) -> dict[str, Any]:
-    """Registers a version and tags it as the registry has it: champion, previous or challenger. May be repeated at any time.
+def mirror(name: str, registry: Registry, version: str | None = None, client: MLClient | None = None) -> dict[str, Any]:
+    """Registers a version (the champion where none is given) and tags it as the registry has it. May be repeated.
 
     This is what follows a publication, a promotion and a rollback. Returns what `register` does.
     """
 
     def follow(workspace: Workspace, ml: MLClient) -> dict[str, Any]:
-        manifest, champion = registry.manifest(name, version), registry.champion(name)
-        stage: Stage = CHALLENGER
-        if champion is not None:
-            before = {promotion.version for promotion in champion.previous}
-            stage = CHAMPION if champion.version == version else PREVIOUS if version in before else CHALLENGER
+        champion = registry.champion(name)
+        manifest = registry.manifest(name, version or (champion.version if champion else ""))
+        stage = _stage_of(manifest.version, champion)
         done = _register(manifest, stage, workspace, ml)
-        return _tag(name, version, stage, ml) if done["status"] == "registered" else done
+        return _tag(name, manifest.version, stage, ml) if done["status"] == "registered" else done
 
     return _attempt(client, follow)
 
@@ -152,6 +150,14 @@ def _tag(name: str, version: str, stage: Stage, ml: MLClient) -> dict[str, Any]:
             if other.version != version and _stage(other) == CHAMPION:
                 _set_stage(other, PREVIOUS, ml)
     return outcome("registered", f"Version {version} of {asset} is tagged {stage}.", chosen.id)
+
+
+def _stage_of(version: str, champion: Champion | None) -> Stage:
+    if champion is None:
+        return CHALLENGER
+    if champion.version == version:
+        return CHAMPION
+    return PREVIOUS if version in {promotion.version for promotion in champion.previous} else CHALLENGER
 
 
 def _set_stage(model: Model, stage: str, ml: MLClient) -> None:
