@@ -118,6 +118,10 @@ class Months:
         """Those from month `first` to month `last`, both included."""
         return Months({month: own for month, own in self.months.items() if first <= month <= last})
 
+    def each(self) -> Iterator[tuple[str, Counts]]:
+        """Every month's counts with their algorithm."""
+        return ((algorithm, counts) for own in self.months.values() for algorithm, counts in own.items())
+
     def __or__(self, later: Months) -> Months:
         return Months({**self.months, **later.months})
 

@@ -118,7 +118,8 @@ def _drift(kind: str, prepared: Any, until: datetime | None, seen: list[Seen]) -
     kept[newest] = True
     views = {name: drift.steadied(values[kept], own.time[kept], own.phase[kept], recent[kept])
              for name, values in own.features.items()}
-    judged = _scores(seen, own, zone, trained)
+    # Of a sequence only what was flagged keeps its score.
+    judged = None if kind == "sequence" else _scores(seen, own, zone, trained)
     found = drift.compare_features(views, recent[kept], judged)
     if not found:
         return _not(facts, "The points hang together so much that they say too little.")
