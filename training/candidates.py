@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from shared.errors import InvalidRequest
-from shared.registry import Registry
+from shared.errors import InvalidRequest, ModelNotFound
+from shared.registry import CorruptArtefact, Registry
 from training import evaluation
 from training.evaluation import Scores, quality
 from training.series import FloatArray
@@ -60,18 +60,22 @@ def rivals(asked: str, families: Sequence[str], name: str, registry: Registry) -
     if asked == "auto":
         return list(families)
     champion = registry.champion(name)
-    wanted = {asked, families[0]}
-    if champion is not None:
-        wanted.add(registry.manifest(name, champion.version).card["algorithm"])
+    wanted = {asked, families[0], champion and algorithm_of(name, champion.version, registry)}
     return [family for family in families if family in wanted]
+
+
+def algorithm_of(name: str, version: str, registry: Registry) -> str | None:
+    """The family of a published version, None where its manifest is lost. Raises StorageUnavailable."""
+    try:
+        return str(registry.manifest(name, version).card.get("algorithm"))
+    except (CorruptArtefact, ModelNotFound):
+        return None
 
 
 def compare(candidates: Sequence[Candidate], quality: Quality) -> list[Candidate]:
     """The candidates with figures on the same points: what they agree to be an incident is no false alarm of anyone."""
-    able = [c for c in candidates if c.scores is not None]
-    together = evaluation.without_incidents([c.scores for c in able if c.scores is not None])
-    compared = {c.algorithm: _with_scores(c, scores, quality(scores)) for c, scores in zip(able, together, strict=True)}
-    return [compared.get(c.algorithm, c) for c in candidates]
+    together = iter(evaluation.without_incidents([c.scores for c in candidates if c.scores is not None]))
+    return [c if c.scores is None else _with_scores(c, scores := next(together), quality(scores)) for c in candidates]
 
 
 def choose(candidates: Sequence[Candidate], baseline: str, algorithm: str = "auto") -> Candidate:

@@ -97,7 +97,7 @@ def incidents(together: Sequence[Scores], threshold: float = 0.99) -> NDArray[np
 
 def without_incidents(together: Sequence[Scores], threshold: float = 0.99) -> list[Scores]:
     """The same scores without those of incidents."""
-    incident = incidents(together, threshold)
+    incident = incidents(together, threshold) if together else np.empty(0, np.bool_)
     return [excused(scores, incident) for scores in together]
 
 
