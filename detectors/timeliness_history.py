@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.context import utc
 from shared.contract_timeliness import Arrival, Entry
-from shared.history import Series, left_out
+from shared.history import OK, Series, left_out
 
 type FloatArray = NDArray[np.float64]
 type IntArray = NDArray[np.int64]
@@ -25,19 +25,24 @@ NONE = -1  # stands for a moment that nobody told
 class Arrivals:
     """What is known up to the moment of a question.
 
-    `at` (q,) UTC seconds, increasing; `excluded` (q,) nothing is learnt from it; `due` (q,) UTC seconds of the due time that
+    `at` (q,) UTC seconds, increasing; `status` (q,) codes of shared.history; `due` (q,) UTC seconds of the due time that
     was told with it, else NONE. `missed` are told due times of loads that never came. `lags` are plain minutes after due,
     oldest first. `event_at` and `event_lag` (e,) are the arrivals with a known event lag, in minutes.
     """
 
     at: IntArray
-    excluded: BoolArray
+    status: NDArray[np.uint8]
     due: IntArray
     missed: IntArray
     lags: FloatArray
     event_at: IntArray
     event_lag: FloatArray
     warnings: tuple[str, ...] = ()
+
+    @property
+    def excluded(self) -> BoolArray:
+        """(q,) whether a person said that nothing is to be learnt from it."""
+        return left_out(self.status)
 
     @property
     def latest(self) -> int | None:
@@ -58,10 +63,10 @@ def gather(entries: Sequence[Entry], latest: Arrival | None, stored: Series | No
     newest, body = _columns([latest] if latest else [], zone), _columns(told, zone)
     parts = [newest[:2], body[:2]]
     known = [newest[2:], body[2:]]
-    excluded = [np.zeros(len(part[0]), np.bool_) for part in parts]
+    status = [np.full(len(part[0]), OK, np.uint8) for part in parts]
     if stored is not None:
         parts.insert(1, (stored.seconds, stored.seconds - np.rint(60 * stored.values).astype(np.int64)))
-        excluded.insert(1, left_out(stored.status))
+        status.insert(1, stored.status)
     if events is not None:
         known.insert(0, (events.seconds, events.values))
     at, due = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -69,7 +74,7 @@ def gather(entries: Sequence[Entry], latest: Arrival | None, stored: Series | No
     missed = np.unique(due[at == NONE])
     keep, kept = _last_of_each(at, until), _last_of_each(event_at, until)
     return Arrivals(
-        at[keep], np.concatenate(excluded)[keep], due[keep], missed[(missed != NONE) & (missed <= until)],
+        at[keep], np.concatenate(status)[keep], due[keep], missed[(missed != NONE) & (missed <= until)],
         np.array([np.nan if e is None else e for e in entries if not isinstance(e, Arrival)], np.float64),
         event_at[kept], event_lag[kept], tuple(_warnings(told, body[0], zone)),
     )

@@ -6,16 +6,19 @@ by the arrivals before it. A calibration is made of the other blocks, so that no
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from detectors import lags
+from detectors.artefact import Artefact
+from shared.history import STATUSES
 from training.calibration import Calibration
 from training.evaluation import Scores
-from training.lag_families import LagSeries, SeasonalQuantiles, fit
-from training.series import FloatArray, IntArray
+from training.held_out import said_of
+from training.lag_families import FEWEST, LagSeries, SeasonalQuantiles, fit
+from training.series import FloatArray, IntArray, NotEnoughHistory
 
 HELD_OUT, BLOCKS = 0.45, 3
 # A fault in units of the feed's own spread, later or earlier than it was; a drift ends there, having grown for some loads.
@@ -24,16 +27,17 @@ DRIFT = np.array([0.7, 1.2, 1.7, 2.2])  # the loads before it
 THRESHOLD = 0.99
 
 
-def judged(series: LagSeries, at: IntArray) -> dict[str, Any]:
+def judged(series: LagSeries, at: IntArray, window: int = lags.WINDOW) -> dict[str, Any]:
     """Places (n,) in the series -> what a model would get for each: the lags before it, its own, and their hours."""
     n = len(at)
-    history = np.full((n, lags.WINDOW), np.nan)
-    time = np.repeat(series.hours[at, None], lags.WINDOW + 1, axis=1)
-    for row, i in enumerate(at.tolist()):
-        start = max(lags.accepted_from(series.lags[:i]), i - lags.WINDOW)
-        if start < i:
-            history[row, start - i:] = series.lags[start:i]
-            time[row, start - i - 1:] = series.hours[start : i + 1]
+    history = np.full((n, window), np.nan)
+    time = np.repeat(series.hours[at, None], window + 1, axis=1)
+    before, known = series.learnable(), np.cumsum(series.learnt) - series.learnt
+    for row, end in enumerate(known[at].tolist()):
+        start = max(lags.accepted_from(before.lags[:end]), end - window)
+        if start < end:
+            history[row, start - end:] = before.lags[start:end]
+            time[row, start - end - 1 : -1] = before.hours[start:end]
     return {"time": time, "history": history, "value": series.lags[at], "threshold": np.full(n, THRESHOLD)}
 
 
@@ -47,33 +51,78 @@ def faulty(inputs: dict[str, Any], kind: str, below: float, above: float) -> dic
     return inputs | {"history": history, "value": inputs["value"] + size * (above if size > 0 else below)}
 
 
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """The held-out arrivals: `at` (d,) places in the series, and the feed's spread in minutes before them."""
+
+    at: IntArray
+    below: float
+    above: float
+
+    @classmethod
+    def of(cls, series: LagSeries) -> Trials:
+        """Raises NotEnoughHistory."""
+        known = np.flatnonzero(series.learnt)
+        if len(known) < FEWEST:
+            raise NotEnoughHistory(FEWEST, len(known))
+        first = round(len(known) * (1 - HELD_OUT))
+        return cls(np.arange(known[first], len(series)), *spread(series.lags[known[:first]]))
+
+    def cases(self, usual: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a model gets for the arrivals -> the same as it was, and with each fault."""
+        return [usual, *(faulty(usual, kind, self.below, self.above) for kind in FAULTS)]
+
+    def scores(self, series: LagSeries, scores: FloatArray) -> Scores:
+        """(d, 1 + k) scores; no fault is put into an arrival that was confirmed to be one."""
+        own = series[self.at]
+        said = said_of(STATUSES[code] for code in own.status.tolist())
+        return Scores(scores[:, 0], np.where(own.learnt[:, None], scores[:, 1:], np.nan), said)
+
+
 def held_out(algorithm: str, series: LagSeries) -> tuple[Scores, Calibration | None]:
     """Scores of the held-out arrivals, and the calibration made of them where the family needs one.
 
     Raises NotEnoughHistory.
     """
-    fit(algorithm, series)
-    first = round(len(series) * (1 - HELD_OUT))
-    below, above = spread(series.lags[:first])
-    at = np.arange(first, len(series))
-    block = np.minimum((at - first) * BLOCKS // max(len(at), 1), BLOCKS - 1)
-    cases = [judged(series, at)]
-    cases += [faulty(cases[0], kind, below, above) for kind in FAULTS]
+    trials = Trials.of(series)
+    at = trials.at
+    block = np.minimum((at - at[0]) * BLOCKS // len(at), BLOCKS - 1)
+    cases = trials.cases(judged(series, at))
     raw = np.full((len(at), len(cases)), np.nan)
     for b in np.unique(block):
         own = np.flatnonzero(block == b)
-        fitted = fit(algorithm, series.first(int(at[own[0]])))
+        fitted = fit(algorithm, series[: at[own[0]]])
         for k, case in enumerate(cases):
             part = {name: array[own] for name, array in case.items()}
             raw[own, k] = _raw(fitted, part)
     if algorithm != "seasonal_quantiles":
-        return Scores(raw[:, 0], raw[:, 1:]), None
-    scores = np.full(raw.shape, np.nan)
+        return trials.scores(series, raw), None
+    witness, scores = np.where(series.learnt[at], raw[:, 0], np.nan), np.full(raw.shape, np.nan)
     for b in np.unique(block):
-        others = Calibration.fit(raw[block != b, 0])
+        others = Calibration.fit(witness[block != b])
         own = block == b
         scores[own] = others.score(np, raw[own].ravel()).reshape(-1, raw.shape[1])
-    return Scores(scores[:, 0], scores[:, 1:]), Calibration.fit(raw[:, 0])
+    return trials.scores(series, scores), Calibration.fit(witness)
+
+
+def judged_by(series: LagSeries, served: LagSeries | None, champion: Artefact) -> Scores:
+    """The same arrivals with the same faults by a file, which is fed with `served`: their lags by its own schedule.
+
+    NaN for arrivals that it has learnt from and such as its schedule has no due time for, all where `served` is None.
+    Raises NotEnoughHistory.
+    """
+    trials = Trials.of(series)
+    scores = np.full((len(trials.at), 1 + len(FAULTS)), np.nan)
+    if served is not None:
+        came = series.came[trials.at]
+        place = {second: i for i, second in enumerate(served.came.tolist())}
+        rows = np.flatnonzero([second in place for second in came.tolist()])
+        at = np.array([place[second] for second in came[rows].tolist()], np.int64)
+        new = served.hours[at] > champion.card["trained_until"]
+        cases = trials.cases(judged(served, at[new], champion.card["window"])) if new.any() else []
+        for k, case in enumerate(cases):
+            scores[rows[new], k] = champion.run(case)["score"]
+    return trials.scores(series, scores)
 
 
 def spread(known: FloatArray) -> tuple[float, float]:

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors import lags
 from detectors.lags import Verdict
+from shared.history import left_out
 from training.calibration import Calibration
 from training.series import FloatArray, IntArray, NotEnoughHistory
 
@@ -28,18 +30,34 @@ ROUNDS = 3
 class LagSeries:
     """Arrivals of one feed, oldest first: `lags` (m,) minutes after due, `hours` (m,) local hours since 1970 of due times.
 
-    Only arrivals that may be learnt from, none missing.
+    None is missing. `status` (m,) are codes of shared.history, `came` (m,) UTC seconds of the arrivals; else zeros.
     """
 
     lags: FloatArray
     hours: IntArray
+    status: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    came: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        for name, kind in (("status", np.uint8), ("came", np.int64)):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.zeros(len(self.lags), kind))
 
     def __len__(self) -> int:
         return len(self.lags)
 
-    def first(self, count: int) -> LagSeries:
-        """What was known after so many arrivals."""
-        return LagSeries(self.lags[:count], self.hours[:count])
+    def __getitem__(self, rows: Any) -> LagSeries:
+        """Some of the arrivals: a slice, a mask (m,) or places."""
+        return LagSeries(self.lags[rows], self.hours[rows], self.status[rows], self.came[rows])
+
+    @property
+    def learnt(self) -> NDArray[np.bool_]:
+        """(m,) which may be learnt from."""
+        return ~left_out(self.status)
+
+    def learnable(self) -> LagSeries:
+        """Those that may be learnt from."""
+        return self[self.learnt]
 
 
 class Family(Protocol):
@@ -128,7 +146,8 @@ class SeasonalQuantiles:
 
 
 def fit(algorithm: str, series: LagSeries) -> LagFilter | SeasonalFilter | SeasonalQuantiles:
-    """Raises NotEnoughHistory below FEWEST arrivals."""
+    """From the arrivals that may be learnt from. Raises NotEnoughHistory below FEWEST of them."""
+    series = series.learnable()
     if len(series) < FEWEST:
         raise NotEnoughHistory(FEWEST, len(series))
     if algorithm == "lag_filter":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,33 +15,41 @@ from typing import Any, get_args
 import numpy as np
 
 from detectors import clock, schedule
-from detectors.artefact import SCHEMA
+from detectors.artefact import SCHEMA, Artefact
 from detectors.due_times import due_times
 from detectors.lags import WINDOW, accepted_from
-from detectors.schedule import DAY
+from detectors.schedule import DAY, Schedule
 from detectors.schedule_learning import learn
 from detectors.timeliness import DETECTOR, model_name
 from detectors.timeliness_case import days_away
 from detectors.timeliness_history import NONE, Arrivals, gather
+from shared.contract import Holidays
 from shared.contract_timeliness import TimelinessAlgorithm, TimelinessTrainRequest
 from shared.errors import InvalidRequest
-from shared.history import History
+from shared.history import EXCLUDED, History
 from shared.registry import Registry
 from training import candidates, lag_backtest, lag_graph
 from training.candidates import Candidate
 from training.evaluation import Scores
 from training.lag_families import LagSeries, fit
-from training.series import FloatArray, IntArray, NotEnoughHistory
+from training.series import NotEnoughHistory
 
 BASELINE = "lag_filter"
 # The baseline first: the others have to beat it.
 FAMILIES = tuple(name for name in get_args(TimelinessAlgorithm.__value__) if name != "auto")
 EVERYTHING = 2**40  # seconds: later than any arrival
+NOTHING = gather((), None, None, None, "UTC", 0)
+SERIES = {"lags": np.float64, "hours": np.int64, "status": np.uint8, "came": np.int64}
+ARRIVALS = {"at": np.int64, "status": np.uint8, "due": np.int64}
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The training data of one feed: what its loads keep to, None where every due time was told, and how late each was."""
+    """The training data of one feed: what its loads keep to, None where every due time was told, and how late each was.
+
+    `given` says that the schedule was not learnt; `arrivals` are all that are known, whatever they came for. Those that were
+    confirmed to be an anomaly are in the series, to be judged, and are not learnt from.
+    """
 
     table_id: str
     timezone: str
@@ -48,60 +58,104 @@ class Prepared:
     series: LagSeries
     points: int
     missing: int
+    given: bool = False
+    arrivals: Arrivals = NOTHING
 
     def facts(self) -> dict[str, Any]:
         """What the job tells about its data."""
-        first, last = (np.datetime64(int(hour), "h").item().isoformat() for hour in self.series.hours[[0, -1]])
-        return {"from": first, "to": last, "points": self.points, "used": len(self.series),
-                "excluded": self.points - len(self.series), "missing": self.missing}
+        hours = self.series.learnable().hours
+        first, last = (np.datetime64(int(hour), "h").item().isoformat() for hour in hours[[0, -1]])
+        return {"from": first, "to": last, "points": self.points, "used": len(hours),
+                "excluded": self.points - len(hours), "missing": self.missing}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is learnt and judged, in hexadecimal: another where one lag, one status or the schedule is."""
+        own = json.loads(self.to_json())
+        learnt = {name: value for name, value in own.items() if name not in ("table_id", "points")}
+        return hashlib.sha256(json.dumps(learnt, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        own = {name: getattr(self, name) for name in ("table_id", "timezone", "holidays", "schedule", "points", "missing")}
-        return json.dumps(own | {"lags": self.series.lags.tolist(), "hours": self.series.hours.tolist()}).encode()
+        plain = ("table_id", "timezone", "holidays", "schedule", "points", "missing", "given")
+        own = {name: getattr(self, name) for name in plain}
+        own["series"] = {name: getattr(self.series, name).tolist() for name in SERIES}
+        own["arrivals"] = {name: getattr(self.arrivals, name).tolist() for name in ARRIVALS}
+        return json.dumps(own).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Prepared:
         own = json.loads(text)
-        series = LagSeries(np.array(own.pop("lags"), np.float64), np.array(own.pop("hours"), np.int64))
-        return cls(series=series, **own)
+        parts = (own.pop("series"), SERIES), (own.pop("arrivals"), ARRIVALS)
+        series, known = ([np.array(part[name], kind) for name, kind in kinds.items()] for part, kinds in parts)
+        at, status, due = known
+        return cls(series=LagSeries(*series), arrivals=replace(NOTHING, at=at, status=status, due=due), **own)
+
+    def served_by(self, card: Mapping[str, Any]) -> LagSeries | None:
+        """The lags as the model of a card gets them: by its own schedule, unless one is given or due times are told.
+
+        None where it has no schedule, or counts its hours in another time zone.
+        """
+        if card["timezone"] != self.timezone:
+            return None
+        if self.schedule is None:
+            return _told(self.arrivals, self.timezone)
+        keeps = self.schedule if self.given else card["schedule"]
+        if keeps is None:
+            return None
+        away = days_away(Holidays.model_validate(self.holidays), self.arrivals.at, int(self.arrivals.at[-1]), self.timezone)
+        return _scheduled(schedule.from_json(keeps), self.arrivals, self.timezone, away)[0]
 
 
-def prepare(request: TimelinessTrainRequest, history: History | None) -> Prepared:
-    """The arrivals of the last `training_days`, stored ones with the request's merged in, against their due times.
+def prepare(request: TimelinessTrainRequest, history: History | None, until: datetime | None = None) -> Prepared:
+    """The arrivals of the last `training_days` before `until`, stored ones with the request's merged in, against their due
+    times. A load that was due before `until` and came later is not known of.
 
     Lags before the last accepted change of the usual are left out. Raises InvalidRequest where nothing arrived, or where no
     schedule is given, can be learnt, or was told with the arrivals.
     """
     zone = request.timezone
-    stored = history.read(DETECTOR, request.table_id) if history else None
-    known = gather(request.historical_data, None, stored, None, zone, EVERYTHING)
-    if not len(known.at):
+    stored = history.read(DETECTOR, request.table_id, end=until) if history else None
+    last = math.ceil(until.timestamp()) - 1 if until else EVERYTHING
+    known = gather(request.historical_data, None, stored, None, zone, last)
+    if known.excluded.all():
         raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")
     recent = known.at >= known.at[-1] - request.training_days * DAY
-    known = replace(known, at=known.at[recent], excluded=known.excluded[recent], due=known.due[recent])
-    keeps, due, lag, missing = _against_dues(request, known)
-    start = accepted_from(lag)
-    series = LagSeries(lag[start:], clock.local(due[start:], zone) // clock.HOUR)
-    return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), keeps, series, len(known.at), missing)
+    known = replace(known, at=known.at[recent], status=known.status[recent], due=known.due[recent])
+    keeps, series, missing = _against_dues(request, known)
+    learnt = np.flatnonzero(series.learnt)
+    if not len(learnt):
+        raise InvalidRequest(f"None of {len(known.at)} arrivals came for a due time of the schedule.", "schedule")
+    series = series[learnt[accepted_from(series.lags[learnt])]:]
+    return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), keeps, series, len(known.at), missing,
+                    request.schedule is not None, known)
 
 
-def _against_dues(
-    request: TimelinessTrainRequest, known: Arrivals
-) -> tuple[dict[str, Any] | None, IntArray, FloatArray, int]:
-    """-> what the loads keep to, (m,) due times in UTC seconds, (m,) minutes after them, and how many loads never came."""
-    zone, last = request.timezone, int(known.at[-1])
-    away = days_away(request.holidays, known.at, last, zone)
+def _against_dues(request: TimelinessTrainRequest, known: Arrivals) -> tuple[dict[str, Any] | None, LagSeries, int]:
+    """-> what the loads keep to, how late each was, and how many never came."""
+    zone = request.timezone
+    away = days_away(request.holidays, known.at, int(known.at[-1]), zone)
     keeps = schedule.parse(request.schedule.cron) if request.schedule else learn(known.at, zone, away)
     if keeps is not None:
-        due = due_times(keeps, known.at, zone, away, int(known.at[0]), last + 2 * DAY)
-        learnt = due.met[~known.excluded[due.arrival[due.met]]]
-        due_so_far = due.required[np.isin(due.required, np.arange(*due.met[[0, -1]]))] if len(due.met) else due.met
-        missing = int((due.arrival[due_so_far] < 0).sum())
-        return schedule.to_json(keeps), due.at[learnt], due.lag[learnt], missing
-    told = (known.due != NONE) & ~known.excluded
-    if not told.any():
+        return schedule.to_json(keeps), *_scheduled(keeps, known, zone, away)
+    if not ((known.due != NONE) & ~known.excluded).any():
         raise InvalidRequest(f"{len(known.at)} arrivals show no schedule: give schedule.cron, or load more.", "schedule")
-    return None, known.due[told], (known.at[told] - known.due[told]) / 60.0, len(known.missed)
+    return None, _told(known, zone), len(known.missed)
+
+
+def _scheduled(keeps: Schedule, known: Arrivals, zone: str, away: frozenset[int]) -> tuple[LagSeries, int]:
+    """Every arrival that was due, against the due time that it came for; and how many loads never came."""
+    due = due_times(keeps, known.at, zone, away, int(known.at[0]), int(known.at[-1]) + 2 * DAY)
+    met = due.met[known.status[due.arrival[due.met]] != EXCLUDED]
+    due_so_far = due.required[np.isin(due.required, np.arange(*due.met[[0, -1]]))] if len(due.met) else due.met
+    came = due.arrival[met]
+    series = LagSeries(due.lag[met], due.hours[met], known.status[came], known.at[came])
+    return series, int((due.arrival[due_so_far] < 0).sum())
+
+
+def _told(known: Arrivals, zone: str) -> LagSeries:
+    """Every arrival whose due time was told."""
+    told = (known.due != NONE) & (known.status != EXCLUDED)
+    at, due = known.at[told], known.due[told]
+    return LagSeries((at - due) / 60.0, clock.local(due, zone) // clock.HOUR, known.status[told], at)
 
 
 def families(request: TimelinessTrainRequest, registry: Registry) -> list[str]:
@@ -115,17 +169,26 @@ def fit_candidate(prepared: Prepared, algorithm: str) -> Candidate:
     figures: dict[str, Any] = {"algorithm": algorithm}
     try:
         scores, calibration = lag_backtest.held_out(algorithm, prepared.series)
-        fitted = lag_backtest.calibrated(fit(algorithm, prepared.series), calibration)
+        learnt = prepared.series.learnable()
+        fitted = lag_backtest.calibrated(fit(algorithm, learnt), calibration)
     except NotEnoughHistory as error:
         return Candidate(algorithm, figures | {"error": str(error), "seconds": round(time.perf_counter() - began, 2)})
     figures["quality"] = quality(scores)
     card = _card(prepared, algorithm) | {"quality": figures["quality"]}
-    payload = lag_graph.export(fitted, prepared.series, card)
-    parity = lag_graph.parity(payload, fitted, prepared.series)
+    payload = lag_graph.export(fitted, learnt, card)
+    parity = lag_graph.parity(payload, fitted, learnt)
     figures |= {"parity": asdict(parity), "artefact_bytes": len(payload), "seconds": round(time.perf_counter() - began, 2)}
     if not parity.holds:
         return Candidate(algorithm, figures | {"error": "the ONNX graph differs from numpy"})
     return Candidate(algorithm, figures, payload, card, scores)
+
+
+def judged_by(prepared: Prepared, champion: Artefact) -> Scores:
+    """What a model's own file says of the held-out arrivals of `fit_candidate`, with the same faults, in the same order.
+
+    NaN for arrivals that it has learnt from, and where it gives no verdict. Raises NotEnoughHistory where none is held out.
+    """
+    return lag_backtest.judged_by(prepared.series, prepared.served_by(champion.card), champion)
 
 
 def quality(scores: Scores) -> dict[str, Any]:
@@ -152,8 +215,8 @@ def publish_best(rivals: Sequence[Candidate], request: TimelinessTrainRequest, r
 
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "detector": "timeliness", "algorithm": algorithm, "name": model_name(prepared.table_id),
-            "window": WINDOW, "trained_until": int(prepared.series.hours[-1]), "valid_until": None, "factors": [],
-            "timezone": prepared.timezone, "holidays": prepared.holidays, "schedule": prepared.schedule,
+            "window": WINDOW, "trained_until": int(prepared.series.learnable().hours[-1]),
+            "valid_until": None, "factors": [], "timezone": prepared.timezone, "holidays": prepared.holidays, "schedule": prepared.schedule,
             "trained_at": _stamp(datetime.now(UTC)), "training": prepared.facts(),
             "libraries": {name: version(name) for name in ("numpy", "onnx", "ndonnx")}}
 
