@@ -30,7 +30,7 @@ ROUNDS = 3
 class LagSeries:
     """Arrivals of one feed, oldest first: `lags` (m,) minutes after due, `hours` (m,) local hours since 1970 of due times.
 
-    None is missing. `status` (m,) are codes of shared.history, `came` (m,) UTC seconds of the arrivals; else zeros.
+    None is missing. `status` (m,) codes of shared.history, `came` (m,) UTC seconds of the arrivals; both 0 where not told.
     """
 
     lags: FloatArray

@@ -216,7 +216,8 @@ def publish_best(rivals: Sequence[Candidate], request: TimelinessTrainRequest, r
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "detector": "timeliness", "algorithm": algorithm, "name": model_name(prepared.table_id),
             "window": WINDOW, "trained_until": int(prepared.series.learnable().hours[-1]),
-            "valid_until": None, "factors": [], "timezone": prepared.timezone, "holidays": prepared.holidays, "schedule": prepared.schedule,
+            "valid_until": None, "factors": [], "timezone": prepared.timezone, "holidays": prepared.holidays,
+            "schedule": prepared.schedule,
             "trained_at": _stamp(datetime.now(UTC)), "training": prepared.facts(),
             "libraries": {name: version(name) for name in ("numpy", "onnx", "ndonnx")}}
 
