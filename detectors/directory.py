@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from detectors import distribution, pattern, sequence, timeliness, volume
+from detectors.rules import ruled, ruled_replay
 from shared.catalogue import Catalogue
 from shared.contract import Answer, DetectOptions, Input, Observation, TrainRequest, VolumeRequest
 from shared.contract_distribution import DistributionObservation, DistributionRequest, DistributionTrainRequest
@@ -21,11 +22,12 @@ from shared.history import History
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """One kind of anomaly.
+    """One kind of anomaly. Its verdicts follow the rules of the table's settings.
 
     `detect` answers a `request`; `observation` then gives the message that keeps what was seen, and `observe` reads it from
     the queue. `load` keeps `row`s of history in bulk. `replay` takes a request, with `blank` for what it would judge, and
-    yields the answers about the last so many points of the past, oldest first. `training.{name}_anomaly` trains a model on a
+    yields the answers about the last so many points of the past, oldest first. `forget` drops what a worker has in memory of
+    a table (and column). `training.{name}_anomaly` trains a model on a
     `train_request`; `model_name` tells its name in the registry.
     """
 
@@ -38,13 +40,15 @@ class Detector:
     observe: Callable[[bytes, History], None]
     load: Callable[[Sequence[Any], Catalogue], None]
     replay: Callable[[Any, Catalogue, int], Iterator[Answer]]
+    forget: Callable[[str, str | None, Catalogue], None]
     model_name: Callable[[Any], str]
 
 
 def _detector(module: ModuleType, request: type[DetectOptions], row: type[Input], train_request: type[Input],
               blank: dict[str, Any], model_name: Callable[[Any], str] | None = None) -> Detector:
-    return Detector(request, row, train_request, blank, module.detect, module.observation, module.observe, module.load,
-                    module.replay, model_name or (lambda asked: module.model_name(asked.table_id)))
+    return Detector(request, row, train_request, blank, ruled(module.detect), module.observation, module.observe,
+                    module.load, ruled_replay(module.replay), module.forget,
+                    model_name or (lambda asked: module.model_name(asked.table_id)))
 
 
 DETECTORS = {

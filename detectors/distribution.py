@@ -94,7 +94,7 @@ def observation(request: DistributionRequest, answer: DistributionAnswer, catalo
     if request.table_id is None or moment is None or not request.record:
         return None
     batch = batch_of(request.current_profile, ZoneInfo(zone), moment)
-    status: Status = "anomaly" if answer.is_anomaly else "ok"
+    status: Status = answer.kept_as
     document = batch.to_document() | {"score": answer.table_score, **judged_by(answer, now)}
     text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "timestamp": moment.isoformat(),
                        "observed_at": now.isoformat(), "status": status, "document": document})
@@ -110,7 +110,7 @@ def observe(message: bytes, history: History) -> None:
     Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
     """
     seen = JudgedBatch.model_validate_json(message)
-    Documents(history).record(DETECTOR, seen.table_id, seen.timestamp, seen.document, seen.status)
+    Documents(history).observe(DETECTOR, seen.table_id, seen.timestamp, seen.document, seen.status)
 
 
 def load(rows: Sequence[DistributionObservation], catalogue: Catalogue) -> None:
@@ -120,6 +120,11 @@ def load(rows: Sequence[DistributionObservation], catalogue: Catalogue) -> None:
         document = batch_of(row.profile, UTC, row.moment).to_document()
         documents.record(DETECTOR, row.table_id, row.moment, document, row.status)
         _memory(catalogue).batches.forget(row.table_id)
+
+
+def forget(table_id: str, column: str | None, catalogue: Catalogue) -> None:
+    """Drops a table's batches from memory."""
+    _memory(catalogue).batches.forget(table_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def observation(request: PatternRequest, answer: PatternAnswer, catalogue: Catal
     if request.table_id is None or moment is None or not request.record:
         return None
     tally, _ = tally_of(request.values, request.pattern_counts)
-    status: Status = "anomaly" if answer.is_anomaly else "ok"
+    status: Status = answer.kept_as
     text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "column": request.column,
                        "timestamp": moment.isoformat(), "observed_at": now.isoformat(), "status": status,
                        "document": tally.to_document() | {"score": answer.deviation.score if answer.deviation else None,
@@ -84,7 +84,7 @@ def observe(message: bytes, history: History) -> None:
     Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
     """
     seen = JudgedBatch.model_validate_json(message)
-    Documents(history).record(series_name(seen.column), seen.table_id, seen.timestamp, seen.document, seen.status)
+    Documents(history).observe(series_name(seen.column), seen.table_id, seen.timestamp, seen.document, seen.status)
 
 
 def load(rows: Sequence[PatternObservation], catalogue: Catalogue) -> None:
@@ -94,6 +94,11 @@ def load(rows: Sequence[PatternObservation], catalogue: Catalogue) -> None:
         tally, _ = tally_of(row.values, row.pattern_counts)
         documents.record(series_name(row.column), row.table_id, row.timestamp, tally.to_document(), row.status)
         _memory(catalogue).batches.forget(series_key(row.table_id, row.column))
+
+
+def forget(table_id: str, column: str | None, catalogue: Catalogue) -> None:
+    """Drops a column's batches from memory."""
+    _memory(catalogue).batches.forget(series_key(table_id, column or ""))
 
 
 def replay(request: PatternRequest, catalogue: Catalogue, points: int) -> Iterator[PatternAnswer]:

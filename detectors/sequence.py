@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from detectors.artefact import Artefact
 from detectors.champion import find_model, model_use
 from detectors.context import utc
 from detectors.decision import threshold_of
+from detectors.reasons import reasons_of_step, stored
 from detectors.sequence_answer import BASELINE, OUT_OF_RANGE, UNLIKE, Evidence, answered, silent
 from detectors.sequence_filter import RHYTHMS
 from detectors.sequence_history import (
@@ -79,11 +80,12 @@ def observation(request: SequenceRequest, answer: SequenceAnswer, catalogue: Cat
         return None
     zone = ZoneInfo(request.timezone or "UTC")
     moments = [utc(point.timestamp, zone) for point in request.points]
-    flagged = {step.timestamp: step.score for step in answer.steps}
-    scores = [flagged.get(stamp(moment)) for moment in moments]
-    statuses = ["ok" if score is None else "anomaly" for score in scores]
-    steps = [{"timestamp": moment.isoformat(), "values": point.values, "status": status, "score": score}
-             for moment, point, status, score in zip(moments, request.points, statuses, scores, strict=True)]
+    flagged = {step.timestamp: step for step in answer.steps}
+    wrong = [flagged.get(stamp(moment)) for moment in moments]
+    statuses = ["anomaly" if step else "excluded" if answer.kept_as == "excluded" else "ok" for step in wrong]
+    steps = [{"timestamp": moment.isoformat(), "values": point.values, "status": status} | (
+              {"score": step.score, "reasons": stored(reasons_of_step(step))} if step else {})
+             for moment, point, status, step in zip(moments, request.points, statuses, wrong, strict=True)]
     text = json.dumps({"detector": DETECTOR, "table_id": request.table_id, "observed_at": now.isoformat(),
                        "metrics": request.metrics, "steps": steps,
                        "model": answer.model.version if answer.model.name else None})
@@ -102,25 +104,29 @@ def observe(message: bytes, history: History) -> None:
     Raises pydantic's ValidationError for a message that cannot be read, so that it ends in the poison queue.
     """
     seen = JudgedSteps.model_validate_json(message)
-    _record(history, [(seen.table_id, step.timestamp, {"values": dict(zip(seen.metrics, step.values, strict=True)),
-                                                       "score": step.score, "model": seen.model,
-                                                       "observed_at": seen.observed_at.isoformat()}, step.status)
-                      for step in seen.steps])
+    _each([(seen.table_id, step.timestamp, {"values": dict(zip(seen.metrics, step.values, strict=True)),
+                                            "score": step.score, "reasons": step.reasons, "model": seen.model,
+                                            "observed_at": seen.observed_at.isoformat()}, step.status)
+           for step in seen.steps], Documents(history).observe)
 
 
 def load(rows: Sequence[SequenceObservation], catalogue: Catalogue) -> None:
     """Keeps points in bulk."""
-    _record(catalogue.history, [(row.table_id, row.timestamp, {"values": row.values}, row.status) for row in rows])
+    _each([(row.table_id, row.timestamp, {"values": row.values}, row.status) for row in rows],
+          Documents(catalogue.history).record)
     for table_id in {row.table_id for row in rows}:
         _memory(catalogue).documents.forget(table_id)
 
 
-def _record(history: History, entries: Sequence[tuple[str, datetime, dict[str, Any], str]]) -> None:
-    documents = Documents(history)
+def forget(table_id: str, column: str | None, catalogue: Catalogue) -> None:
+    """Drops a table's points from memory."""
+    _memory(catalogue).documents.forget(table_id)
 
+
+def _each(entries: Sequence[tuple[str, datetime, dict[str, Any], str]],
+          keep: Callable[[str, str, datetime, dict[str, Any], str], object]) -> None:
     def record(entry: tuple[str, datetime, dict[str, Any], str]) -> None:
-        table_id, moment, document, status = entry
-        documents.record(DETECTOR, table_id, moment, document, status)
+        keep(DETECTOR, *entry)
 
     if entries:
         record(entries[0])  # creates what is missing

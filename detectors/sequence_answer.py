@@ -66,8 +66,8 @@ def answered(request: SequenceRequest, judged: Judged, known: Known, evidence: E
     metrics = _metrics(request, judged, evidence, contributions, alone, bool(flagged[worst]), worst, threshold)
     blamed = int(contributions[worst].argmax())
     anomaly, score = bool(flagged.any()), float(scores[worst])
-    steps = [_step(request, judged.stamps[i], evidence.hypothesis[i], contributions[i], alone[i] >= threshold, scores[i])
-             for i in np.flatnonzero(flagged).tolist()]
+    steps = [_step(request, judged.stamps[i], judged.values[judged.given[i]], evidence.hypothesis[i], contributions[i],
+                   alone[i] >= threshold, scores[i]) for i in np.flatnonzero(flagged).tolist()]
     of_worst = metrics[blamed]
     change = None if of_worst.value is None or of_worst.expected_value is None else of_worst.value - of_worst.expected_value
     return SequenceAnswer(
@@ -116,14 +116,16 @@ def _metrics(request: SequenceRequest, judged: Judged, evidence: Evidence, contr
     return verdicts
 
 
-def _step(request: SequenceRequest, moment: datetime, hypotheses: NDArray[Any], contributions: FloatArray,
-          wrong: NDArray[np.bool_], score: float) -> StepVerdict:
+def _step(request: SequenceRequest, moment: datetime, values: FloatArray, hypotheses: NDArray[Any],
+          contributions: FloatArray, wrong: NDArray[np.bool_], score: float) -> StepVerdict:
     # Together they are beyond the threshold, so the worst is so alone.
     order = np.argsort(-contributions, kind="stable").tolist()
-    names = [request.metrics[j] for j in order if wrong[j] or j == order[0]]
+    blamed = [j for j in order if wrong[j] or j == order[0]]
+    names = [request.metrics[j] for j in blamed]
     hypothesis = str(hypotheses[order[0]])
     return StepVerdict(timestamp=stamp(moment), score=_down(score), severity=severity_of(score, True),  # type: ignore[arg-type]
-                       metrics=names, hypothesis=hypothesis,  # type: ignore[arg-type]
+                       metrics=names, values=[_short(values[j]) if math.isfinite(values[j]) else None for j in blamed],
+                       hypothesis=hypothesis,  # type: ignore[arg-type]
                        description=f"{_listed(names)} {IN_WORDS[request.granularity][hypothesis]}.")
 
 

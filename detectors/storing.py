@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
 
+from detectors.reasons import reasons, stored
 from shared.catalogue import Catalogue
 from shared.contract import Answer
 from shared.errors import StorageUnavailable
@@ -41,8 +42,12 @@ def recall[H: Remembered](read: Callable[[], H], warnings: list[str], can_do_wit
 
 
 def judged_by(answer: Answer, now: datetime) -> dict[str, Any]:
-    """What a document says of its verdict, beside the score: the version of the model, None for the baseline, and when."""
-    return {"model": answer.model.version if answer.model.name else None, "observed_at": now.isoformat()}
+    """What a document says of its verdict, beside the score: the version of the model, None for the baseline, and when.
+
+    Of an anomaly also what was wrong.
+    """
+    why = {"reasons": stored(reasons(answer))} if answer.is_anomaly else {}
+    return {"model": answer.model.version if answer.model.name else None, "observed_at": now.isoformat(), **why}
 
 
 def hand_over(message: str, observe: Callable[[bytes, History], None], answer: Answer, catalogue: Catalogue,

@@ -76,7 +76,7 @@ def observation(request: TimelinessRequest, answer: TimelinessAnswer, catalogue:
         return None
     judged = answer.state in ("on_time", "late", "early") and answer.unit == "minutes_after_due" and not answer.missing_loads
     moment = datetime.fromtimestamp(second, UTC)
-    seen = Point(moment, answer.last_lag_minutes or 0.0, "anomaly" if judged and answer.is_anomaly else "ok",
+    seen = Point(moment, answer.last_lag_minutes or 0.0, "ok" if answer.is_anomaly and not judged else answer.kept_as,
                  answer.deviation.score if judged and answer.deviation else None,
                  answer.model.version if answer.model.name else None)
     catalogue.note(DETECTOR, request.table_id, seen)
@@ -108,6 +108,12 @@ def load(rows: Sequence[ArrivalObservation], catalogue: Catalogue) -> None:
             events[row.table_id].append(Point(row.timestamp, row.event_lag, row.status))
     catalogue.record_many(DETECTOR, arrivals)
     catalogue.record_many(EVENTS, events)
+
+
+def forget(table_id: str, column: str | None, catalogue: Catalogue) -> None:
+    """Drops a feed's arrivals from memory."""
+    catalogue.forget(DETECTOR, table_id)
+    catalogue.forget(EVENTS, table_id)
 
 
 def replay(request: TimelinessRequest, catalogue: Catalogue, points: int) -> Iterator[TimelinessAnswer]:

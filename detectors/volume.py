@@ -75,7 +75,7 @@ def observation(request: VolumeRequest, answer: VolumeAnswer, catalogue: Catalog
         answer.warnings.append("Storage does not answer: this count was not kept in the history. Send it again later.")
         return None
     moment = utc(request.timestamp, ZoneInfo(request.timezone or "UTC"))
-    seen = Point(moment, request.current_row_count, "anomaly" if answer.is_anomaly else "ok",
+    seen = Point(moment, request.current_row_count, answer.kept_as,
                  answer.deviation.score if answer.deviation else None, answer.model.version if answer.model.name else None)
     catalogue.note("volume", request.table_id, seen)
     return json.dumps({"detector": "volume", "table_id": request.table_id, "timestamp": moment.isoformat(),
@@ -99,6 +99,11 @@ def load(rows: Sequence[Observation], catalogue: Catalogue) -> None:
     for row in rows:
         points[row.table_id].append(Point(row.timestamp, row.value, row.status))
     catalogue.record_many("volume", points)
+
+
+def forget(table_id: str, column: str | None, catalogue: Catalogue) -> None:
+    """Drops a table's counts from memory."""
+    catalogue.forget("volume", table_id)
 
 
 def replay(request: VolumeRequest, catalogue: Catalogue, points: int) -> Iterator[VolumeAnswer]:

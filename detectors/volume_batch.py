@@ -16,6 +16,7 @@ from itertools import batched
 from detectors import fleet, stacks, volume
 from detectors.decision import Judgement
 from detectors.replays import Told
+from detectors.rules import applied
 from detectors.volume import Case, Known
 from detectors.volume_model import Inputs, model_judgements
 from shared.catalogue import Catalogue
@@ -30,7 +31,10 @@ LISTED = 256
 
 def detect_many(requests: Sequence[VolumeRequest], catalogue: Catalogue, now: datetime,
                 pool: Executor) -> list[VolumeAnswer | ServiceError]:
-    """In the order of the requests; for a bad one, what `volume.detect` raises. They do not see each other's counts."""
+    """In the order of the requests; for a bad one, what `volume.detect` raises. They do not see each other's counts.
+
+    The verdicts follow the rules of their tables.
+    """
     began = time.perf_counter()
     tables: dict[Hashable, list[int]] = defaultdict(list)
     for i, request in enumerate(requests):
@@ -56,9 +60,10 @@ def detect_many(requests: Sequence[VolumeRequest], catalogue: Catalogue, now: da
         answers[i] = volume.conclude(untold[i], judgement)
 
     each = round((time.perf_counter() - began) * 1000 / max(len(requests), 1), 3)
-    for answer in answers.values():
+    for i, answer in answers.items():
         if isinstance(answer, VolumeAnswer):
             answer.latency_ms = each
+            applied(requests[i], answer, now)
     return [answers[i] for i in range(len(requests))]
 
 

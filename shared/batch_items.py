@@ -114,11 +114,16 @@ def keep(name: str, judged: Sequence[Judged], catalogue: Catalogue) -> None:
 
 
 def _keep_counts(seen: Sequence[Judged], catalogue: Catalogue) -> None:
-    """In transactions, a third of the work: what is judged now was not observed later by anybody else."""
+    """In transactions, a third of the work: what is judged now was not observed later by anybody else.
+
+    What a person said of a value is in the series that it was judged by, which is still in memory.
+    """
     points: dict[str, list[Point]] = defaultdict(list)
     for one in seen:
         count = JudgedObservation.model_validate_json(one.observation or "")
-        points[count.table_id].append(Point(count.timestamp, count.value, count.status, count.score, count.model))
+        known = catalogue.series("volume", count.table_id, count.timestamp)
+        status = known.said_of(int(count.timestamp.timestamp()), count.value) or count.status
+        points[count.table_id].append(Point(count.timestamp, count.value, status, count.score, count.model))
     catalogue.history.record_many("volume", points)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     ValidationError,
 )
@@ -26,6 +27,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from shared.errors import InvalidJson, InvalidRequest, PayloadTooLarge
 from shared.ids import ID_PATTERN
+
+if TYPE_CHECKING:
+    from shared.contract_feedback import Rule
 
 MAX_BODY_BYTES = 4 * 2**20
 MAX_HISTORY = 20_000
@@ -149,6 +153,7 @@ class DetectOptions(Input):
     record: bool = True
     require_model: bool = False
     fallback: bool = True
+    _rules: Mapping[str, Rule] = PrivateAttr(default_factory=dict)  # by id, of the table's settings: never from a body
 
 
 def _is_point(entry: Any) -> str:
@@ -234,6 +239,14 @@ class ModelUse(BaseModel):
     quality: dict[str, Any] | None = None
 
 
+class RuleUse(BaseModel):
+    """The rule of the table's settings that a verdict follows, and on which days it holds."""
+
+    id: str
+    label: Literal["expected", "anomaly", "ignore"]
+    when: str
+
+
 class Answer(BaseModel):
     """What every detect route answers. An open end of `expected_range` is null."""
 
@@ -252,6 +265,14 @@ class Answer(BaseModel):
     model: ModelUse
     latency_ms: float = 0.0
     warnings: list[str] = []
+    rule: RuleUse | None = None
+
+    @property
+    def kept_as(self) -> Literal["ok", "anomaly", "excluded"]:
+        """The status of what was judged in the history."""
+        if self.rule is not None and self.rule.label == "ignore":
+            return "excluded"
+        return "anomaly" if self.is_anomaly else "ok"
 
 
 class VolumeAnswer(Answer):

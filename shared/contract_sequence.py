@@ -85,12 +85,13 @@ class SequenceTrainRequest(Input):
 
 
 class StepVerdict(BaseModel):
-    """One bucket that is wrong: which metrics, and what seems to have happened to the worst of them."""
+    """One bucket that is wrong: which metrics, with their values, and what seems to have happened to the worst of them."""
 
     timestamp: str
     score: float
     severity: Severity
     metrics: list[str]
+    values: list[float | None] = Field(default_factory=list)
     hypothesis: Hypothesis
     description: str
 
@@ -144,6 +145,7 @@ class JudgedStep(Input):
     values: list[Value | None]
     status: Status = "ok"
     score: float | None = None
+    reasons: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class JudgedSteps(Input):

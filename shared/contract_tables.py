@@ -8,6 +8,8 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from shared.contract import AlertBudget, AwareTimestamp, DetectOptions, Granularity, Holidays, Input, MinChange, TimeZone
+from shared.contract_feedback import MAX_RULES, Rule
+from shared.contract_feedback import DetectorName as DetectorName
 from shared.contract_timeliness import ScheduleGiven
 
 MAX_LABELS = 20
@@ -24,7 +26,7 @@ type LabelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
 type LabelText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 type Labels = Annotated[dict[LabelName, LabelText], Field(max_length=MAX_LABELS)]
 type Direction = Literal["both", "drop", "spike"]
-type DetectorName = Literal["volume", "distribution", "pattern", "timeliness", "sequence"]
+type RuleId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
 class _Kept(Input):
@@ -61,6 +63,7 @@ class TableSettings(DetectorSettings):
     """What detect calls about this table take for granted where they do not say otherwise. `detectors` go first.
 
     `baselines` tell from when on a detector's table is at another normal: what came before is history of an earlier one.
+    `rules` are what people said to hold always; null in place of one removes it.
     """
 
     timezone: TimeZone | None = None
@@ -71,6 +74,7 @@ class TableSettings(DetectorSettings):
     owner: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)] | None = None
     detectors: Annotated[dict[DetectorName, CalibratedSettings], Field(default_factory=dict)]
     baselines: Annotated[dict[DetectorName, AwareTimestamp], Field(default_factory=dict)]
+    rules: Annotated[dict[RuleId, Rule], Field(default_factory=dict, max_length=MAX_RULES)]
 
 
 class Table(_Kept):
@@ -108,7 +112,12 @@ def with_defaults[T: DetectOptions](request: T, table: Table | None, detector: s
     budget = ((own and own.alert_budgets) or {}).get(getattr(request, "column", ""))
     if budget is not None and "alert_budget" not in request.model_fields_set:
         taken["alert_budget"] = budget
-    return request.model_copy(update=taken) if taken else request
+    rules = {rule_id: rule for rule_id, rule in settings.rules.items()
+             if rule.detector == detector and rule.column in (None, getattr(request, "column", None))}
+    if taken or rules:
+        request = request.model_copy(update=taken)
+        request._rules = rules
+    return request
 
 
 def _choices(annotation: object) -> tuple[str, ...]:

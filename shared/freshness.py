@@ -16,6 +16,7 @@ from itertools import batched, chain
 from typing import Final
 
 from detectors import timeliness
+from detectors.rules import applied
 from shared.alerts import Alerts, verdict_of
 from shared.catalogue import Catalogue
 from shared.contract_tables import AlertPolicy, Table, with_defaults
@@ -140,7 +141,7 @@ class Sweep:
         try:
             table = self.tables.get(table_id) if described is None else described.get(table_id)
             request = with_defaults(TimelinessRequest(table_id=table_id, record=False), table, timeliness.DETECTOR)
-            answer = timeliness.detect(request, self.catalogue, now)
+            answer = applied(request, timeliness.detect(request, self.catalogue, now), now)
             if self.catalogue.series(timeliness.DETECTOR, table_id).stale:
                 return None  # a load may have come that this worker could not read of
         except StorageUnavailable:

@@ -88,8 +88,20 @@ class Series:
     def of(cls, seconds: Sequence[int], values: Sequence[float], status: Sequence[int]) -> Series:
         return cls(np.array(seconds, np.int64), np.array(values, np.float64), np.array(status, np.uint8))
 
+    def said_of(self, second: int, value: float) -> str | None:
+        """What a person said of this value at this time, None where nobody said anything."""
+        at = int(np.searchsorted(self.seconds, second))
+        if at == len(self.seconds) or self.seconds[at] != second or self.values[at] != value:
+            return None
+        return word if (word := STATUSES[self.status[at]]) in SAID else None
+
     def with_point(self, point: Point) -> Series:
-        """The series with one point more, or with another value at a time that it has."""
+        """The series with one point more, or with another value at a time that it has.
+
+        What a person said of a value stays as long as the value does.
+        """
+        if self.said_of(point.seconds, point.value) is not None:
+            return self
         at = int(np.searchsorted(self.seconds, point.seconds))
         rest = at + 1 if at < len(self.seconds) and self.seconds[at] == point.seconds else at
 
@@ -162,6 +174,13 @@ class History:
             except ResourceNotFoundError:
                 raise NotFound(f"{table_id} has no point at {entity['RowKey']}.", "timestamp") from None
 
+    def mark(self, detector: str, table_id: str, moments: Sequence[datetime], status: str) -> None:
+        """`set_status` for many points that are there, a hundred at a time. It may be repeated. Raises InvalidRequest."""
+        if status not in _CODES:
+            raise InvalidRequest(f"A status is one of {', '.join(STATUSES)}.", "status")
+        of = partition(detector, table_id)
+        self._upsert(list(_batches({"PartitionKey": of, "RowKey": row_key(at), "status": status} for at in moments)))
+
     def read(self, detector: str, table_id: str, start: datetime | None = None, end: datetime | None = None) -> Series:
         """The points from `start` on and before `end`; an empty series for a table that is not known."""
         where = f"PartitionKey eq '{partition(detector, table_id)}'"
@@ -176,6 +195,12 @@ class History:
         """The ids of all tables that a point was ever kept of, sorted."""
         for row in self._query(f"PartitionKey eq '{_index(detector)}'", ["RowKey"]):
             yield row["RowKey"]
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """(detector, table id) of all series whose detector's name begins with `prefix`, sorted."""
+        first = ":tables:" + prefix
+        for row in self._query(f"PartitionKey ge '{first}' and PartitionKey lt '{first}~'", ["PartitionKey", "RowKey"]):
+            yield row["PartitionKey"].removeprefix(":tables:"), row["RowKey"]
 
     def _list(self, detector: str, table_ids: Iterable[str]) -> None:
         """Writes tables into the index, once for each worker; before their points, so that none is ever unlisted."""
@@ -239,7 +264,7 @@ class History:
 
 def left_out(status: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(m,) codes -> (m,) whether no detector may learn from the point."""
-    return (status == EXCLUDED) | (status == CONFIRMED)
+    return np.asarray((status == EXCLUDED) | (status == CONFIRMED))
 
 
 def partition(detector: str, table_id: str) -> str:

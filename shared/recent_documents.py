@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from shared.cache import Cache
 from shared.documents import Document, Documents
+from shared.history import SAID
 from shared.settings import Settings
 
 CACHE_BYTES = 64 * 1024 * 1024
@@ -36,8 +37,9 @@ class Recent[V]:
     stale: str | None = None
 
     def rows(self) -> list[tuple[V, str]]:
-        """By time; the noted ones in place of what storage had."""
-        merged = self.entries | {moment: (value, status) for moment, (_, value, status) in self.noted.items()}
+        """By time; the noted ones in place of what storage had, unless a person has said something of that."""
+        merged = self.entries | {moment: (value, status) for moment, (_, value, status) in self.noted.items()
+                                 if moment not in self.entries or self.entries[moment][1] not in SAID}
         return [merged[moment] for moment in sorted(merged)]
 
 
