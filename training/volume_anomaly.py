@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from detectors import calendar
 from detectors.artefact import Artefact
+from detectors.baselines import bucket_of, rebased, stamp
 from detectors.context import calendar_of, gather, utc
 from detectors.volume import model_name
 from shared.contract import TrainRequest, parse
@@ -38,6 +39,8 @@ BUCKETS_A_DAY = {"hourly": 24.0, "daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 3
 MOST_BYTES = 64 * 2**20
 # How far past its training a model can be asked: holiday names are looked up for this long.
 HORIZON_DAYS = 400
+# A champion that expires sooner is replaced: the next run is a week ahead, and may fail.
+DAYS_LEFT = 14.0
 # A graph may differ from the code that it was traced from by rounding, no more.
 GRAPH_TOLERANCE = 1e-6
 
@@ -58,6 +61,7 @@ class Prepared:
     observed: FloatArray
     judged: FloatArray
     said: NDArray[np.int8]
+    baseline: str | None = None  # since when the table is at another normal, which all of this was moved to
 
     def learnt_by(self, algorithm: str) -> TrainingSeries:
         """What a family is fitted on: the structural filter sees every count and leaves out what it flags itself."""
@@ -87,7 +91,7 @@ class Prepared:
         return json.dumps({
             "table_id": self.table_id, "timezone": self.timezone, "holidays": self.holidays, "start": s.start,
             "granularity": s.granularity, "values": _nulls(s.values), "observed": _nulls(self.observed),
-            "judged": _nulls(self.judged), "said": self.said.tolist(),
+            "judged": _nulls(self.judged), "said": self.said.tolist(), "baseline": self.baseline,
             "holiday": s.holiday.tolist(), "names": {str(b): name for b, name in s.names.items()},
         }).encode()
 
@@ -97,7 +101,7 @@ class Prepared:
         series = TrainingSeries(d["start"], np.array(d["values"], np.float64), np.array(d["holiday"], np.int64),
                                 {int(b): name for b, name in d["names"].items()}, d["granularity"])
         return cls(d["table_id"], d["timezone"], d["holidays"], series, np.array(d["observed"], np.float64),
-                   np.array(d["judged"], np.float64), np.array(d["said"], np.int8))
+                   np.array(d["judged"], np.float64), np.array(d["said"], np.int8), d["baseline"])
 
 
 def prepare(request: TrainRequest, history: History | None, until: datetime | None = None) -> Prepared:
@@ -126,17 +130,21 @@ def prepared(request: TrainRequest, stored: Series | None) -> Prepared:
     known = gather(request.historical_data, stored, zone, granularity, longest=longest)
     if not known.points:
         raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")
-    start, status, observed = known.start, known.status, known.learnable
-    horizon = start + len(observed) + round(HORIZON_DAYS * BUCKETS_A_DAY[granularity])
+    start, status = known.start, known.status
+    horizon = start + len(status) + round(HORIZON_DAYS * BUCKETS_A_DAY[granularity])
     holiday, names = calendar_of(request.holidays, start, horizon, granularity)
-    holiday = holiday[:len(observed)]
+    holiday = holiday[:len(status)]
+    if request.baseline is not None:
+        known, _ = rebased(known, bucket_of(request.baseline, zone, granularity), holiday, granularity)
+    observed = known.learnable
     flagged = backtest.structural_flags(observed, start, holiday, granularity)
     vouched = (status == EXPECTED) | (status == REPAIRED)
     series = TrainingSeries(start, np.where(flagged & ~vouched, np.nan, observed), holiday, names, granularity)
     confirmed = status == CONFIRMED
     said = confirmed.astype(np.int8) - (status == EXPECTED)
     judged = np.where(confirmed, known.values, observed)
-    return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), series, observed, judged, said)
+    return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), series, observed, judged, said,
+                    stamp(request.baseline))
 
 
 def families(request: TrainRequest, registry: Registry) -> list[str]:
@@ -181,10 +189,17 @@ def question(prepared: Prepared, artefact: Artefact) -> dict[str, Any]:
     return asked | {"value": np.array([np.nanmedian(prepared.observed)])}
 
 
-def days_left(prepared: Prepared, artefact: Artefact) -> float | None:
-    """For how many days after the data's end the file has verdicts; None for one that does not expire."""
+def unfit(prepared: Prepared, artefact: Artefact) -> str | None:
+    """Why the file cannot go on being asked about the table, None where it can."""
+    if prepared.baseline is not None and artefact.card.get("baseline") != prepared.baseline:
+        return "was trained without the table's new normal and is not asked any more"
+    if artefact.card["granularity"] != prepared.series.granularity:
+        return f"counts {artefact.card['granularity']} buckets and is not asked any more"
     until = artefact.card["valid_until"]
-    return None if until is None else (until - prepared.series.end) / BUCKETS_A_DAY[prepared.series.granularity]
+    days = math.inf if until is None else (until - prepared.series.end) / BUCKETS_A_DAY[prepared.series.granularity]
+    if days < DAYS_LEFT:
+        return f"expires in {days:.0f} days" if days > 0 else "has expired"
+    return None
 
 
 def quality(scores: Scores) -> dict[str, Any]:
@@ -250,6 +265,7 @@ def _points(data: Any) -> list[dict[str, Any]]:
 def _card(prepared: Prepared, algorithm: str, quality: dict[str, Any]) -> dict[str, Any]:
     package = LIBRARIES[algorithm]
     return {"name": model_name(prepared.table_id), "timezone": prepared.timezone, "holidays": prepared.holidays,
+            "baseline": prepared.baseline,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "training": prepared.facts(), "quality": quality,
             "libraries": {name: version(name) for name in (package, "numpy", "onnx")}}
