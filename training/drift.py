@@ -37,7 +37,7 @@ FEWEST_EFFECTIVE = 5.0
 LAGS = 100
 FEWEST_BINS, MOST_BINS, A_BIN = 3, 10, 5  # values a bin of the smaller sample holds
 SMOOTHING = 0.5  # added to every bin: an empty one is no proof that nothing falls into it
-TREND = 3.0  # standard errors of a slope that is taken out
+TREND = 2.0  # standard errors of a slope that is no chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +184,8 @@ def steadied(values: FloatArray, time: IntArray, phase: IntArray | None, recent:
     """(m,) values at buckets `time` -> the same without their season, and once more without the trend of the reference.
 
     `phase` (m,) is the place in the season, such as the weekday; what is usual there is learnt from both stretches, each
-    around its own middle, so that neither fits better by being looked at. A list of one where no trend is beyond doubt.
-    Otherwise both must differ for it to be drift: a table that goes on growing is what it was, and so is one that stopped.
+    around its own middle, so that neither fits better by being looked at. A list of one where there is hardly a trend.
+    Otherwise both must differ for it to be drift: a table that goes on growing is what it was.
     """
     level = values.copy() if phase is None else values - _season(values, phase, recent)
     line = _trend(level[~recent], time[~recent])
