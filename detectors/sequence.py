@@ -41,7 +41,7 @@ from detectors.sequence_history import (
     stamp,
 )
 from detectors.sequence_states import States
-from detectors.sequence_verdict import student_tail, surprise_of, with_range
+from detectors.sequence_verdict import reach_of, scales_off, surprise_of, with_range
 from detectors.storing import hand_over, recall
 from shared.catalogue import Catalogue, Loaded
 from shared.contract import Deviation
@@ -290,7 +290,7 @@ def filter_evidence(states: States, key: object, judged: Judged, known: Known, g
     surprise = surprise_of(log_odds) if artefact is None else artefact.run({"log_odds": log_odds})["surprise"]
     surprise, outside = with_range(surprise, t)
     names = np.where(outside, OUT_OF_RANGE, np.array(rhythm.hypotheses)[hypothesis])
-    reach = float(np.interp(-np.log(1 - threshold), _T_SURPRISES, _T)) * scale
+    reach = reach_of(threshold) * scale
     expected, lower, upper = (state.in_own_unit(part) for part in (level, level - reach, level + reach))
     return Evidence(surprise, names, expected, lower, upper)
 
@@ -308,9 +308,7 @@ def forecast_evidence(artefact: Artefact, metrics: Sequence[str], judged: Judged
     out["surprise"][(seen.mean(axis=1) < ENOUGH) | ~seen[:, -1]] = np.nan
     back = np.argsort(order)
     surprise, expected, lower, upper = (out[name][:, back] for name in ("surprise", "expected", "lower", "upper"))
-    # The file's range is that of 99 normal values in 100.
-    t = _T_OF_RANGE * np.abs(windows[:, -1][:, back] - expected) / np.maximum(upper - expected, 1e-300)
-    surprise, outside = with_range(surprise, t)
+    surprise, outside = with_range(surprise, scales_off(windows[:, -1][:, back], expected, upper))
     return Evidence(surprise, np.where(outside, OUT_OF_RANGE, UNLIKE), expected, lower, upper)
 
 
@@ -322,8 +320,3 @@ def _unfit(artefact: Artefact, request: SequenceRequest) -> str | None:
     if set(card["metrics"]) != set(request.metrics):
         return "The model was trained on other metrics"
     return None
-
-
-_T = np.geomspace(0.01, 300, 200)
-_T_SURPRISES = student_tail(_T)
-_T_OF_RANGE = float(np.interp(-np.log(0.01), _T_SURPRISES, _T))

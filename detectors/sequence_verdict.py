@@ -57,6 +57,17 @@ def student_tail(t: FloatArray) -> FloatArray:
     return surprise
 
 
+def reach_of(threshold: float) -> float:
+    """How many scales from the expected a value lies whose score by `student_tail` is the threshold."""
+    return float(np.interp(-np.log(1 - threshold), _T_SURPRISES, _T))
+
+
+def scales_off(values: FloatArray, expected: FloatArray, upper: FloatArray) -> FloatArray:
+    """By how many scales values (...) differ from the expected, where 99 normal ones in 100 lie below `upper`."""
+    scales: FloatArray = reach_of(0.99) * np.abs(values - expected) / np.maximum(upper - expected, 1e-300)
+    return scales
+
+
 def combined(surprise: FloatArray) -> tuple[FloatArray, FloatArray]:
     """(n, m) surprise of metrics, NaN where not judged -> (n,) of them together, NaN where none was; (n, m) contributions.
 
@@ -79,3 +90,7 @@ def score_of(surprise: FloatArray) -> FloatArray:
     """(...,) surprise >= 0 -> score in [0, 1): one minus the probability."""
     score: FloatArray = np.minimum(-np.expm1(-surprise), CERTAIN)
     return score
+
+
+_T = np.geomspace(0.01, 300, 200)
+_T_SURPRISES = student_tail(_T)
