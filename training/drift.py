@@ -33,7 +33,6 @@ PSI = {"moderate": 0.1, "large": 0.25}
 JS = {name: math.sqrt(psi / (8 * math.log(2))) for name, psi in PSI.items()}
 KS = {name: math.erf(math.sqrt(psi / 8)) for name, psi in PSI.items()}
 FEWEST_RECENT, FEWEST_REFERENCE = 14, 28
-FEWEST_EFFECTIVE = 5.0
 LAGS = 100
 FEWEST_BINS, MOST_BINS, A_BIN = 3, 10, 5  # values a bin of the smaller sample holds
 SMOOTHING = 0.5  # added to every bin: an empty one is no proof that nothing falls into it
@@ -86,17 +85,20 @@ def compare(reference: FloatArray, recent: FloatArray, features: int = 1, alpha:
     """(m,) and (n,) values in the order of time, NaN left out, one of `features` that are looked at together.
 
     The figures are the same under any increasing transformation of the values, and whichever sample is called recent. None
-    below FEWEST_RECENT and FEWEST_REFERENCE values, or where they hang together so much that they say nothing.
+    below FEWEST_RECENT and FEWEST_REFERENCE values, or where they hang together so much that not even samples which do not
+    overlap would show anything.
     """
     m, n = effective_sizes(reference, recent)
     reference, recent = reference[np.isfinite(reference)], recent[np.isfinite(recent)]
-    if len(recent) < FEWEST_RECENT or len(reference) < FEWEST_REFERENCE or min(m, n) < FEWEST_EFFECTIVE:
+    if len(recent) < FEWEST_RECENT or len(reference) < FEWEST_REFERENCE:
         return None
     # Bonferroni: over the features, and over bins and distribution function, which see different things.
     level, spread = alpha / (2 * features), 1 / n + 1 / m
+    reached = ks_critical(level, n, m)
+    if reached >= 1:
+        return None
     p, q = (smoothed(counts) for counts in binned(reference, recent, min(m, n)))
     chance = chi2_quantile(1 - level, len(p) - 1) * spread
-    reached = ks_critical(level, n, m)
     return Comparison(
         Distance(float(((p - q) * np.log(p / q)).sum()), *(max(chance, psi) for psi in PSI.values())),
         Distance(float(js_distance(p, q)), *(max(math.sqrt(chance / (8 * math.log(2))), js) for js in JS.values())),
