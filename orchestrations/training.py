@@ -126,6 +126,7 @@ def fit_candidate(job: dict) -> None:  # type: ignore[type-arg]  # the worker ta
 
 @blueprint.activity_trigger(input_name="job")
 def choose_champion(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # the worker takes plain types alone
+    from training import promotion
     from training.candidates import Candidate
 
     job_id = job["job_id"]
@@ -136,8 +137,9 @@ def choose_champion(job: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # t
     endings = ("onnx", "choosing", "json")
     candidates = [Candidate.from_parts(a, {e: jobs().read(job_id, f"{a}.{e}") for e in endings})
                   for a in record["algorithms"]]
+    prepared = trainer.Prepared.from_json(jobs().read(job_id, "series.json") or b"")
     try:
-        result: dict[str, Any] = trainer.publish_best(candidates, request, registry())
+        result = promotion.conclude(trainer, prepared, candidates, record["model_name"], request, registry())
     except InvalidRequest as error:
         return _refuse(job_id, error)
     result["registration"] = outlook()

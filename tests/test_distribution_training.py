@@ -20,6 +20,7 @@ from shared.settings import Settings
 from tests.catalogues import Clock
 from tests.profiles import batch, column, history, request
 from training import distribution_anomaly as training
+from training import promotion
 from training.distribution_backtest import held_out
 from training.distribution_faults import KINDS, faulty
 from training.evaluation import beats
@@ -242,10 +243,11 @@ def test_a_model_is_trained_and_registered_from_python(storage):
     assert (answer.model.version, answer.model.algorithm) == (version, "conditional_residual")
 
 
-def test_a_job_publishes_the_best_and_promotes_the_first(candidates, catalogue):
-    result = training.publish_best(list(candidates.values()), train_request(history(9)), catalogue.registry)
+def test_a_job_publishes_the_best_and_promotes_the_first(candidates, prepared, catalogue):
+    name, wanted = "distribution-anomaly.orders", train_request(history(9))
+    result = promotion.conclude(training, prepared, list(candidates.values()), name, wanted, catalogue.registry)
 
-    assert (result["decision"], result["model_name"]) == ("promoted", "distribution-anomaly.orders")
+    assert (result["decision"], result["outcome"], result["model_name"]) == ("promoted", "first", name)
     assert {c["algorithm"] for c in result["candidates"]} == set(training.FAMILIES)
     assert training.families(train_request(algorithm="lof"), catalogue.registry)[0] == training.BASELINE
 

@@ -24,7 +24,7 @@ from shared.settings import Settings
 from tests.columns import NOW, ask, day, orders, request
 from tools import pattern_columns
 from tools.backtest_pattern import replay_folder
-from training import pattern_anomaly
+from training import pattern_anomaly, promotion
 from training.pattern_anomaly import FAMILIES, Prepared
 from training.pattern_faults import FAULTS
 
@@ -154,16 +154,19 @@ def test_too_little_and_free_form_columns_are_told_and_not_raised() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_promoted_model_answers_and_says_so(catalogue: Catalogue, candidates: Any, family: str) -> None:
+def test_a_promoted_model_answers_and_says_so(
+    catalogue: Catalogue, prepared: Prepared, candidates: Any, family: str
+) -> None:
     wanted = asked(algorithm=family, promote="always", column="Größe (cm)")
-    result = pattern_anomaly.publish_best(list(candidates.values()), wanted, catalogue.registry)
+    name = pattern.model_name("orders", "Größe (cm)")
+    result = promotion.conclude(pattern_anomaly, prepared, list(candidates.values()), name, wanted, catalogue.registry)
 
     damaged = [value.replace(" ", "_", 1) for value in pattern_columns.column("title", 60, 7)]
     values = [*pattern_columns.column("title", 140, 7), *damaged]
     verdict = ask(catalogue, table_id="orders", column="Größe (cm)", values=values)
     clean = ask(catalogue, table_id="orders", column="Größe (cm)", values=pattern_columns.column("title", 200, 8))
 
-    assert result["decision"] == "promoted" and result["model_name"] == pattern.model_name("orders", "Größe (cm)")
+    assert result["decision"] == "promoted" and result["model_name"] == name
     assert (verdict.model.algorithm, verdict.model.version, verdict.model.name) == (family, "1", result["model_name"])
     assert verdict.is_anomaly and not clean.is_anomaly and clean.model.sha256 == result["artifact"]["sha256"]
     assert (verdict.reconstruction_error is not None) is (family == "autoencoder")
@@ -171,8 +174,11 @@ def test_a_promoted_model_answers_and_says_so(catalogue: Catalogue, candidates: 
         assert 0 < (clean.reconstruction_error or 0) < (verdict.reconstruction_error or 0)
 
 
-def test_the_formats_as_a_model_say_what_they_say_without_one(catalogue: Catalogue, candidates: Any) -> None:
-    pattern_anomaly.publish_best([candidates["formats"]], asked(promote="always"), catalogue.registry)
+def test_the_formats_as_a_model_say_what_they_say_without_one(
+    catalogue: Catalogue, prepared: Prepared, candidates: Any
+) -> None:
+    promotion.conclude(pattern_anomaly, prepared, [candidates["formats"]], pattern.model_name("orders", "id"), asked(),
+                       catalogue.registry)
     values = pattern_columns.with_faults(pattern_columns.column("title", 400, 3), 0.1, 3)[0]
 
     served = ask(catalogue, table_id="orders", column="id", values=values)

@@ -23,7 +23,7 @@ from shared.errors import InvalidRequest
 from shared.settings import Settings
 from tests.catalogues import Clock
 from tests.sequences import DAY, NOW, START, ask, metrics, points, request
-from training import sequence_anomaly, sequence_backtest, sequence_lstm
+from training import promotion, sequence_anomaly, sequence_backtest, sequence_lstm
 from training.candidates import Candidate
 from training.sequence_anomaly import FAMILIES, Prepared
 from training.sequence_backtest import FAULTS, MetricSeries
@@ -194,9 +194,10 @@ def test_a_candidate_survives_the_job_folder(candidates: dict[str, Candidate]) -
 
 
 def test_the_filter_is_kept_unless_it_is_beaten_and_the_job_says_so(
-    catalogue: Catalogue, candidates: dict[str, Candidate]
+    catalogue: Catalogue, prepared: Prepared, candidates: dict[str, Candidate]
 ) -> None:
-    result = sequence_anomaly.publish_best(list(candidates.values()), train_request(), catalogue.registry)
+    result = promotion.conclude(sequence_anomaly, prepared, list(candidates.values()), "sequence-anomaly.orders",
+                                train_request(), catalogue.registry)
 
     assert result["challenger"]["algorithm"] == "hypothesis_filter" and result["decision"] == "promoted"
     assert "the LSTM does not beat it beyond noise" in result["reason"]

@@ -23,7 +23,7 @@ from shared.history import Point
 from shared.settings import Settings
 from tests.feeds import BERLIN, WORKDAYS, at, detect, feed, iso
 from tools.backtest_timeliness import replay_folder
-from training import lag_backtest, timeliness_anomaly
+from training import lag_backtest, promotion, timeliness_anomaly
 from training.lag_families import LagSeries, Season
 from training.timeliness_anomaly import FAMILIES, Candidate, Prepared
 
@@ -156,7 +156,8 @@ def test_too_few_arrivals_are_told_and_not_raised() -> None:
 def test_a_promoted_model_answers_as_the_filter_it_was_made_of(
     catalogue: Catalogue, prepared: Prepared, candidates: dict[str, Candidate]
 ) -> None:
-    result = timeliness_anomaly.publish_best(list(candidates.values()), request(), catalogue.registry)
+    result = promotion.conclude(timeliness_anomaly, prepared, list(candidates.values()), "timeliness-anomaly.orders",
+                                request(), catalogue.registry)
     moment = at("2026-06-12T09:00")
 
     verdict = detect(catalogue, table_id="orders", as_of=iso(moment), historical_data=[iso(s) for s in LOADS])

@@ -1,4 +1,4 @@
-"""Rival models of one table: compared on the same held-out points, the best published, and promoted where that is earned.
+"""Rival models of one table: which are tried, how they compare on the same held-out points, and which is the best.
 
 The same for every detector: what a family is, and which faults it is tried with, is the detector's own.
 """
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from training import evaluation
 from training.evaluation import Scores, quality
 from training.series import FloatArray
 
-__all__ = ["Candidate", "choose", "compare", "publish", "quality", "rivals"]
+__all__ = ["Candidate", "algorithm_of", "choose", "compare", "quality", "rivals"]
 
 type Quality = Callable[[Scores], dict[str, Any]]  # figures, among them f1
 
@@ -91,39 +91,6 @@ def choose(candidates: Sequence[Candidate], baseline: str, algorithm: str = "aut
     if first is not None and first.scores is not None:
         able = [c for c in able if c.scores is not None and evaluation.beats(c.scores, first.scores)] or [first]
     return max(able, key=lambda c: c.figures["quality"]["f1"])
-
-
-def publish(best: Candidate, candidates: Sequence[Candidate], name: str, promote: Literal["if_better", "never", "always"],
-            registry: Registry) -> dict[str, Any]:
-    """Publishes the chosen candidate as a new version, promotes it where that is asked for and earned; the job's result."""
-    champion = registry.champion(name)
-    manifest = registry.publish(name, best.payload or b"", best.card)
-    reigning = registry.manifest(name, champion.version).card["algorithm"] if champion else None
-    promoted, reason = _decide(best, candidates, promote, reigning)
-    if promoted:
-        registry.promote(name, manifest.version, reason=reason)
-    return {
-        "model_name": name, "decision": "promoted" if promoted else "kept", "reason": reason,
-        "champion": manifest.version if promoted else champion and champion.version,
-        "previous_champion": champion and champion.version,
-        "challenger": {"version": manifest.version, "algorithm": best.algorithm, "quality": best.figures["quality"]},
-        "artifact": {"uri": f"{registry.container}/{name}/{manifest.version}/model.onnx", "sha256": manifest.sha256,
-                     "bytes": manifest.size, "opset": 21},
-        "candidates": [c.figures for c in candidates],
-    }
-
-
-def _decide(best: Candidate, candidates: Sequence[Candidate], promote: str, reigning: str | None) -> tuple[bool, str]:
-    if promote == "never":
-        return False, "promote is never: published, not promoted"
-    if promote == "always" or reigning is None:
-        return True, "promote is always" if promote == "always" else "the table's first model"
-    rival = next((c for c in candidates if c.algorithm == reigning and c.scores is not None), None)
-    if rival is None or rival.algorithm == best.algorithm or best.scores is None or rival.scores is None:
-        return True, f"the champion's family, {reigning}, trained on newer data"
-    own, other = (c.figures["quality"]["f1"] for c in (best, rival))
-    told = f"{best.algorithm} has F1 {own} on held-out data, the champion's family {rival.algorithm} {other}"
-    return not evaluation.beats(rival.scores, best.scores), told
 
 
 def _with_scores(candidate: Candidate, scores: Scores, quality: dict[str, Any]) -> Candidate:

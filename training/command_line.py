@@ -22,7 +22,7 @@ from detectors.directory import detector as detector_of
 from shared.contract import parse
 from shared.errors import InvalidRequest, ServiceError
 from shared.settings import InvalidSetting
-from training import data_files
+from training import data_files, promotion
 from training.data_files import Columns, Told
 
 NOTHING_TRAINED, WRONG_USE = 1, 2
@@ -132,7 +132,7 @@ def train(detector: str, request: Any, options: argparse.Namespace) -> dict[str,
         options.out.write_bytes(best.payload)
         outcome["file"] = str(options.out)
     if options.register:
-        outcome["registered"] = trainer.publish_best(fitted, request, registry())
+        outcome["registered"] = promotion.conclude(trainer, prepared, fitted, name, request, registry())
     return outcome
 
 

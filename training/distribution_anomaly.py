@@ -150,13 +150,6 @@ def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
     return candidates.choose(rivals, BASELINE, algorithm)
 
 
-def publish_best(rivals: Sequence[Candidate], request: DistributionTrainRequest, registry: Registry) -> dict[str, Any]:
-    """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
-    compared = compare(rivals)
-    best = choose(compared, request.algorithm)
-    return candidates.publish(best, compared, model_name(request.table_id), request.promote, registry)
-
-
 class DistributionAnomalyTrainer(Trainer):
     """Training from Python, without the service: column profiles in, a registered model out.
 

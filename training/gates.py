@@ -57,6 +57,8 @@ def leaving(trainer: Any, prepared: Any, champion: Artefact, measure: Measure) -
     """Why a champion cannot go on serving well, None where it can; and its p95 where that grows with time."""
     p95 = round(measure(champion, trainer.question(prepared, champion)), 2) if hasattr(trainer, "question") else None
     why = trainer.unfit(prepared, champion) if hasattr(trainer, "unfit") else None
+    if prepared.baseline is not None and champion.card.get("baseline") != prepared.baseline:
+        why = "was trained without the new normal and is not asked any more"
     if why is None and p95 is not None and p95 > BUDGET_MS:
         why = f"takes {p95} ms for a decision, more than {BUDGET_MS:g}: it goes through every count since its training"
     return why, p95

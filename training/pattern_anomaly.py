@@ -156,13 +156,6 @@ def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
     return candidates.choose(rivals, BASELINE, algorithm)
 
 
-def publish_best(rivals: Sequence[Candidate], request: PatternTrainRequest, registry: Registry) -> dict[str, Any]:
-    """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
-    compared = compare(rivals)
-    best = choose(compared, request.algorithm)
-    return candidates.publish(best, compared, model_name(request.table_id, request.column), request.promote, registry)
-
-
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "detector": "pattern", "algorithm": algorithm,
             "name": model_name(prepared.table_id, prepared.column), "column_name": prepared.column,

@@ -127,17 +127,6 @@ def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
     return candidates.choose(rivals, BASELINE, algorithm)
 
 
-def publish_best(rivals: Sequence[Candidate], request: SequenceTrainRequest, registry: Registry) -> dict[str, Any]:
-    """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned.
-
-    The result's reason says how the LSTM did against the filter, or why there is none.
-    """
-    compared = compare(rivals)
-    best = choose(compared, request.algorithm)
-    result = candidates.publish(best, compared, model_name(request.table_id), request.promote, registry)
-    return result | {"reason": f"{result['reason']}; {_rivalry(compared)}"}
-
-
 def _filter(prepared: Prepared, figures: dict[str, Any]) -> tuple[bytes, dict[str, Any], Scores, Any]:
     series = prepared.series
     trials = sequence_backtest.trials_of(series)
@@ -208,16 +197,17 @@ def _series(request: SequenceTrainRequest, metrics: tuple[str, ...], parts: Sequ
     return MetricSeries(start, values, request.granularity, metrics), int(seen.sum()), int(excluded.sum())
 
 
-def _rivalry(compared: Sequence[Candidate]) -> str:
+def remark(compared: Sequence[Candidate]) -> str:
+    """How the LSTM did against the filter, or why there is none: the end of a decision's reason."""
     figures = {c.algorithm: c.figures for c in compared}
     lstm, own = figures.get("lstm"), figures.get(BASELINE)
     if lstm is None or own is None or "quality" not in own:
-        return "no LSTM was asked for" if lstm is None else "there is nothing to compare the LSTM with"
+        return "No LSTM was asked for." if lstm is None else "There is nothing to compare the LSTM with."
     if "error" in lstm:
-        return f"the LSTM sat out: {lstm['error']}"
-    told = f"on injected faults the LSTM has F1 {lstm['quality']['f1']}, the hypothesis filter {own['quality']['f1']}"
+        return f"The LSTM sat out: {lstm['error']}."
+    told = f"On injected faults the LSTM has F1 {lstm['quality']['f1']}, the hypothesis filter {own['quality']['f1']}"
     better = choose(compared).algorithm == "lstm"
-    return told + (": the LSTM is better beyond noise" if better else ": the LSTM does not beat it beyond noise")
+    return told + (": the LSTM is better beyond noise." if better else ": the LSTM does not beat it beyond noise.")
 
 
 def _card(prepared: Prepared, algorithm: str, window: int, libraries: Sequence[str]) -> dict[str, Any]:

@@ -134,8 +134,10 @@ def prepared(request: TrainRequest, stored: Series | None) -> Prepared:
     horizon = start + len(status) + round(HORIZON_DAYS * BUCKETS_A_DAY[granularity])
     holiday, names = calendar_of(request.holidays, start, horizon, granularity)
     holiday = holiday[:len(status)]
+    baseline = None
     if request.baseline is not None:
-        known, _ = rebased(known, bucket_of(request.baseline, zone, granularity), holiday, granularity)
+        known, since = rebased(known, bucket_of(request.baseline, zone, granularity), holiday, granularity)
+        baseline = stamp(request.baseline) if since else None
     observed = known.learnable
     flagged = backtest.structural_flags(observed, start, holiday, granularity)
     vouched = (status == EXPECTED) | (status == REPAIRED)
@@ -144,7 +146,7 @@ def prepared(request: TrainRequest, stored: Series | None) -> Prepared:
     said = confirmed.astype(np.int8) - (status == EXPECTED)
     judged = np.where(confirmed, known.values, observed)
     return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), series, observed, judged, said,
-                    stamp(request.baseline))
+                    baseline)
 
 
 def families(request: TrainRequest, registry: Registry) -> list[str]:
@@ -191,8 +193,6 @@ def question(prepared: Prepared, artefact: Artefact) -> dict[str, Any]:
 
 def unfit(prepared: Prepared, artefact: Artefact) -> str | None:
     """Why the file cannot go on being asked about the table, None where it can."""
-    if prepared.baseline is not None and artefact.card.get("baseline") != prepared.baseline:
-        return "was trained without the table's new normal and is not asked any more"
     if artefact.card["granularity"] != prepared.series.granularity:
         return f"counts {artefact.card['granularity']} buckets and is not asked any more"
     until = artefact.card["valid_until"]
@@ -215,13 +215,6 @@ def compare(rivals: Sequence[Candidate]) -> list[Candidate]:
 def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
     """The one asked for, else the best: the structural baseline unless it is beaten beyond noise. Raises InvalidRequest."""
     return candidates.choose(rivals, FAMILIES[0], algorithm)
-
-
-def publish_best(rivals: Sequence[Candidate], request: TrainRequest, registry: Registry) -> dict[str, Any]:
-    """Publishes the chosen candidate as a new version and promotes it where that is asked for and earned."""
-    compared = compare(rivals)
-    best = choose(compared, request.algorithm)
-    return candidates.publish(best, compared, model_name(request.table_id), request.promote, registry)
 
 
 class VolumeAnomalyTrainer(Trainer):
