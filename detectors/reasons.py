@@ -16,6 +16,7 @@ from shared.contract_timeliness import TimelinessAnswer
 MOST = 50
 # What was said to be expected may be exceeded by a quarter of itself: two loads of one kind are never quite the same.
 MARGIN = 1.25
+SPECIAL = ("month_end", "holiday")
 # Of these the value itself tells how bad it is; of a wrong order or shape it tells nothing.
 OF_LEVEL = ("displaced", "out_of_range", "wild")
 
@@ -24,7 +25,7 @@ def reasons(answer: Answer) -> list[Bound]:
     """What a verdict rests on, for an anomaly as for what is none; nothing where it has no number, or too many of them."""
     if isinstance(answer, VolumeAnswer):
         direction = answer.direction or ("drop" if answer.value <= (answer.expected_value or 0.0) else "spike")
-        return [] if answer.expected_value is None else [_bound(direction, answer.value, answer.expected_value)]
+        return [] if answer.expected_value is None else [_bound(direction, answer.value, usual_of(answer, direction))]
     if isinstance(answer, TimelinessAnswer):
         return [] if answer.value is None else [_bound(answer.unit, answer.value, answer.expected_value)]
     if isinstance(answer, PatternAnswer):
@@ -37,6 +38,15 @@ def reasons(answer: Answer) -> list[Bound]:
         return _few([_bound(f"{one.column or ''}.{one.metric}", one.value, one.expected_value)
                      for one in answer.columns if one.is_anomaly])
     return []
+
+
+def usual_of(answer: VolumeAnswer, direction: str) -> float:
+    """The count expected of a day that is nothing special: once a model has learnt what a month's end is like, what was said
+    to be expected of it must not be allowed a second time.
+    """
+    expected = answer.expected_value or 0.0
+    plain = expected - sum(one.effect for one in answer.explanation if one.factor in SPECIAL)
+    return max(plain, expected) if direction == "drop" else min(plain, expected) if plain > 0 else expected
 
 
 def reasons_of_step(step: StepVerdict) -> list[Bound]:
@@ -57,11 +67,9 @@ def covered(found: Sequence[Bound], bounds: Sequence[Bound]) -> bool:
     return bool(found) and all(one.name in known and _within(one, known[one.name]) for one in found)
 
 
-def limit(bound: Bound, expected: float) -> float:
-    """How far a value may be from what is expected of it now, on the side that the bound is on."""
-    if bound.value is None or bound.expected is None:
-        return expected
-    return expected + MARGIN * (bound.value - bound.expected)
+def limit(value: float, usual: float, expected: float) -> float:
+    """How far a value may be from what is expected now, where `value` was so far from what was `usual` then."""
+    return expected + MARGIN * (value - usual)
 
 
 def limit_of_count(bound: Bound, expected: float) -> float:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from detectors import occasions
 from detectors.decision import SEVERITY_SCORES, confidence_of, severity_of
-from detectors.reasons import covered, limit, limit_of_count, name_of, reasons, reasons_of_step
+from detectors.reasons import covered, limit, limit_of_count, name_of, reasons, reasons_of_step, usual_of
 from shared.contract import Answer, DetectOptions, Deviation, RuleUse, VolumeAnswer
 from shared.contract_distribution import DistributionAnswer
 from shared.contract_feedback import Rule
@@ -113,11 +113,11 @@ def _expect(answer: Answer, rule_id: str, rule: Rule) -> None:
 
 def _count_range(answer: VolumeAnswer, rule: Rule) -> Range:
     lower, upper = answer.expected_range
-    bound, expected = rule.bounds[0], answer.expected_value
+    bound = rule.bounds[0]
     # A count that repeats lies where counts are expected: no range would let it through and keep its meaning.
-    if answer.status != "evaluated" or expected is None or answer.direction == "stuck":
+    if answer.status != "evaluated" or answer.expected_value is None or answer.direction == "stuck":
         return lower, upper
-    most = limit_of_count(bound, expected)
+    most = limit_of_count(bound, usual_of(answer, bound.name))
     if bound.name == "drop":
         # A table that stays empty is worse than one that is small.
         return min(lower or 0.0, float(max(math.ceil(most - 1e-9), 1 if bound.value else 0))), upper
@@ -132,10 +132,12 @@ def _lag_range(answer: TimelinessAnswer, rule: Rule) -> Range:
     if answer.state in (None, "stopped") or answer.unit != bound.name or bound.value is None:
         return lower, upper
     usual = bound.expected if bound.expected is not None else 0.0
-    most = limit(bound.model_copy(update={"expected": usual}),
-                 answer.expected_value if answer.expected_value is not None else usual)
+    expected = answer.expected_value if answer.expected_value is not None else usual
+    # From what was usual then, too: what a model has learnt of these days must not be allowed a second time.
     if bound.value >= usual:
+        most = min(limit(bound.value, usual, usual), limit(bound.value, usual, expected))
         return lower, upper if upper is None else max(upper, math.ceil(most * 100) / 100)
+    most = max(limit(bound.value, usual, usual), limit(bound.value, usual, expected))
     return lower if lower is None else min(lower, math.floor(most * 100) / 100), upper
 
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from shared import events, incidents
@@ -19,12 +19,14 @@ from shared.alerts import Alerts, Told, Verdict, verdict_of
 from shared.contract import Answer, DetectOptions
 from shared.contract_tables import AlertPolicy
 from shared.events import Event, Publisher
+from shared.history import row_key
 from shared.incidents import Anomaly
 from shared.tables import Tables
 
 WORKERS: Final = 8
 LONGEST_WORDS: Final = 500  # characters of a verdict's message on the queue, beside what was seen
 SHOWN_TABLES: Final = 100
+SAME_MOMENT: Final = timedelta(minutes=1)  # between a due time and an arrival less its lag in minutes
 
 type LabelsOfAll = Callable[[], Mapping[str, Mapping[str, str]]]
 
@@ -72,6 +74,25 @@ def consider_many(detector: str, verdicts: Sequence[Verdict], alerts: Alerts, ta
         alerts.consider(verdict, table.policy(detector) if table else AlertPolicy())
 
     _each([one for one in verdicts if one.is_anomaly or (one.table_id, one.part) in watched], take)
+
+
+def withdraw(detector: str, table_id: str, part: str | None, between: tuple[datetime, datetime], words: str, now: datetime,
+             alerts: Alerts, tables: Tables, publisher: Publisher) -> bool:
+    """Takes the anomalies from one time to another for none, as a person says in `words`; tells whether that ends an outage.
+
+    It may be repeated. Raises StorageUnavailable.
+    """
+    state = alerts.read(detector, table_id, part).state
+    first, last = (row_key(moment + shift) for moment, shift in zip(between, (-SAME_MOMENT, SAME_MOMENT), strict=True))
+    table, was_open = tables.get(table_id), state.opened is not None
+    for about in [seen.about for seen in state.seen if seen.wrong and first <= seen.about <= last]:
+        said = Verdict(detector=detector, table_id=table_id, about=datetime.fromisoformat(about), observed_at=now,
+                       is_anomaly=False, severity="none", confidence=1.0, message=words, expected_range=(None, None),
+                       part=part)
+        known = alerts.consider(said, table.policy(detector) if table else AlertPolicy())
+        _tell_each(known, [event for event in known.state.outbox if not _of_incident(event)], alerts, publisher)
+        state = known.state
+    return was_open and state.opened is None
 
 
 @dataclass(frozen=True, slots=True)
