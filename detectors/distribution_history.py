@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from detectors import conditional
+from detectors.baselines import kept_from
 from detectors.conditional import FEWEST_BATCHES, MOST_BATCHES, MOST_CELLS, Conditional
 from detectors.distances import Gauge, measured
 from detectors.metrics import BoolArray, IntArray
@@ -96,6 +97,11 @@ def learnt_from(batches: Sequence[Batch]) -> Sequence[Batch]:
 def weekday_of(moment: datetime | None, zone: str) -> int:
     """Monday is 0; -1 where the time is not known."""
     return UNKNOWN_WEEKDAY if moment is None else moment.astimezone(ZoneInfo(zone) if zone != "UTC" else UTC).weekday()
+
+
+def since(rows: Sequence[Row], baseline: datetime | None) -> Sequence[Row]:
+    """Those of the new normal, once they are enough to learn from; until then all."""
+    return kept_from(rows, baseline, lambda row: row[0].moment, lambda own: int(learnable(own).sum()) >= FEWEST_BATCHES)
 
 
 def learnable(rows: Sequence[Row]) -> BoolArray:

@@ -9,8 +9,10 @@ from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from detectors.baselines import kept_from
 from detectors.context import utc
-from detectors.pattern_column import Batch
+from detectors.formats import FEWEST
+from detectors.pattern_column import FEWEST_BATCHES, Batch
 from detectors.tally import Tally
 from shared.catalogue import Catalogue
 from shared.contract_pattern import PatternBatch
@@ -89,6 +91,15 @@ def usable(stored: Iterable[Row]) -> tuple[list[Batch], int]:
     rows = list(stored)
     kept = [batch for batch, status in rows if status not in LEFT_OUT]
     return kept, len(rows) - len(kept)
+
+
+def since(rows: Sequence[tuple[Batch, str]], baseline: datetime | None) -> Sequence[tuple[Batch, str]]:
+    """Those of the new normal, once there are enough batches and values to learn from; until then all."""
+    def enough(own: Sequence[tuple[Batch, str]]) -> bool:
+        kept, _ = usable(own)
+        return len(kept) >= FEWEST_BATCHES and sum(batch.tally.rows for batch in kept) >= FEWEST
+
+    return kept_from(rows, baseline, lambda row: row[0].timestamp, enough)
 
 
 def merged(stored: Sequence[Batch], told: Sequence[Batch]) -> list[Batch]:

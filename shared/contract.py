@@ -182,6 +182,7 @@ class TrainRequest(Input):
     timezone: TimeZone = "UTC"
     granularity: Granularity = "daily"
     holidays: Holidays = Holidays()
+    baseline: AwareTimestamp | None = None
 
 
 class Observation(Input):

@@ -15,7 +15,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.contract import Answer, Count, DetectOptions, Holidays, Input, Status, TableId, Timestamp, TimeZone
+from shared.contract import (
+    Answer,
+    AwareTimestamp,
+    Count,
+    DetectOptions,
+    Holidays,
+    Input,
+    Status,
+    TableId,
+    Timestamp,
+    TimeZone,
+)
 
 MAX_COLUMNS = 5_000
 MAX_PROFILES = 1_000
@@ -229,6 +240,7 @@ class DistributionTrainRequest(Input):
     timezone: TimeZone = "UTC"
     granularity: Literal["hourly", "daily", "weekly", "monthly"] = "daily"
     holidays: Holidays = Holidays()
+    baseline: AwareTimestamp | None = None
 
 
 class JudgedBatch(Input):

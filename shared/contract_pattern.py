@@ -126,6 +126,7 @@ class PatternTrainRequest(Input):
     historical_data: PatternHistory = Field(default_factory=list)
     promote: Literal["if_better", "never", "always"] = "if_better"
     timezone: TimeZone = "UTC"
+    baseline: AwareTimestamp | None = None
 
 
 def _check_given_once(values: object, counts: object) -> None:

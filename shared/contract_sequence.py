@@ -82,6 +82,7 @@ class SequenceTrainRequest(Input):
     promote: Literal["if_better", "never", "always"] = "if_better"
     timezone: TimeZone = "UTC"
     granularity: SequenceGranularity = "hourly"
+    baseline: AwareTimestamp | None = None
 
 
 class StepVerdict(BaseModel):

@@ -105,6 +105,7 @@ class TimelinessTrainRequest(Input):
     timezone: TimeZone = "UTC"
     schedule: ScheduleGiven | None = None
     holidays: Holidays = Holidays()
+    baseline: AwareTimestamp | None = None
 
 
 class ScheduleUse(BaseModel):

@@ -14,8 +14,9 @@ from typing import Any, get_args
 import numpy as np
 
 from detectors.artefact import SCHEMA, Artefact
+from detectors.baselines import stamp
 from detectors.distribution import DETECTOR, model_name
-from detectors.distribution_history import Row, learnable, learnt_from, rows_before
+from detectors.distribution_history import Row, learnable, learnt_from, rows_before, since
 from detectors.profiles import Batch
 from shared.contract import parse
 from shared.contract_distribution import Algorithm, DistributionTrainRequest
@@ -48,6 +49,7 @@ class Prepared:
     timezone: str
     rows: tuple[Row, ...]
     points: int
+    baseline: str | None = None  # since when the table is at another normal, where this is only what came since
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -67,7 +69,7 @@ class Prepared:
 
     def to_json(self) -> bytes:
         return json.dumps({"table_id": self.table_id, "timezone": self.timezone, "points": self.points,
-                           "rows": self._listed()}).encode()
+                           "baseline": self.baseline, "rows": self._listed()}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Prepared:
@@ -87,7 +89,8 @@ def prepare(request: DistributionTrainRequest, history: History | None, until: d
     """
     documents = Documents(history).read(DETECTOR, request.table_id, end=until) if history else []
     stored = [(Batch.from_document(moment, document), status) for moment, document, status in documents]
-    rows, _ = rows_before(stored, request.historical_profiles, until, request.timezone)
+    before, _ = rows_before(stored, request.historical_profiles, until, request.timezone)
+    rows = since(before, request.baseline)
     usual = [batch for (batch, _), learnt in zip(rows, learnable(rows), strict=True) if learnt]
     if not usual:
         raise InvalidRequest(f"There is no history of {request.table_id}: send historical_profiles, or profiles with their "
@@ -97,7 +100,8 @@ def prepare(request: DistributionTrainRequest, history: History | None, until: d
     recent = [row for row in rows if start is None or row[0].moment is None or row[0].moment >= start]
     kept = [row for row in recent if row[1] != "excluded"]
     latest = len(learnt_from([batch for batch, _ in kept]))
-    return Prepared(request.table_id, request.timezone, tuple(kept[-latest:]), len(recent))
+    return Prepared(request.table_id, request.timezone, tuple(kept[-latest:]), len(recent),
+                    stamp(request.baseline) if len(rows) < len(before) else None)
 
 
 def families(request: DistributionTrainRequest, registry: Registry) -> list[str]:
@@ -177,7 +181,7 @@ class DistributionAnomalyTrainer(Trainer):
 
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "detector": DETECTOR, "algorithm": algorithm, "name": model_name(prepared.table_id),
-            "window": 1, "valid_until": None, "factors": [], "timezone": prepared.timezone,
+            "window": 1, "valid_until": None, "factors": [], "timezone": prepared.timezone, "baseline": prepared.baseline,
             "trained_at": _stamp(datetime.now(UTC)), "training": prepared.facts(),
             "libraries": {name: version(name) for name in ("numpy", "scikit-learn", "onnx", "ndonnx")}}
 

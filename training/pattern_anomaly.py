@@ -13,9 +13,10 @@ from typing import Any, get_args
 
 from detectors import tally
 from detectors.artefact import SCHEMA, Artefact
+from detectors.baselines import stamp
 from detectors.pattern import model_name
 from detectors.pattern_column import Batch, Column
-from detectors.pattern_history import Row, batch_of, merged, series_name, told, usable
+from detectors.pattern_history import Row, batch_of, merged, series_name, since, told, usable
 from detectors.tally import Tally
 from shared.contract_pattern import PatternAlgorithm, PatternTrainRequest
 from shared.documents import Documents
@@ -46,6 +47,7 @@ class Prepared:
     timezone: str
     rows: tuple[Row, ...]
     excluded: int = 0
+    baseline: str | None = None  # since when the column is at another normal, where this is only what came since
 
     @property
     def batches(self) -> list[Batch]:
@@ -66,7 +68,8 @@ class Prepared:
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        own = {"table_id": self.table_id, "column": self.column, "timezone": self.timezone, "excluded": self.excluded}
+        own = {"table_id": self.table_id, "column": self.column, "timezone": self.timezone, "excluded": self.excluded,
+               "baseline": self.baseline}
         return json.dumps(own | {"rows": self._listed()}).encode()
 
     @classmethod
@@ -91,7 +94,8 @@ def prepare(request: PatternTrainRequest, history: History | None, until: dateti
     stored = [batch_of(moment, document) for moment, document, _ in documents]
     sent = told(request.historical_data, request.timezone, until)[0]
     statuses |= dict.fromkeys((batch.timestamp for batch in sent if batch.timestamp), "ok")
-    rows = [(b, statuses[b.timestamp] if b.timestamp else "ok") for b in merged(stored, sent)]
+    before = [(b, statuses[b.timestamp] if b.timestamp else "ok") for b in merged(stored, sent)]
+    rows = since(before, request.baseline)
     dated = [b.timestamp for b in usable(rows)[0] if b.timestamp]
     first = dated[-1] - timedelta(days=request.training_days) if dated else None
     recent = [row for row in rows if row[0].timestamp is None or first is None or row[0].timestamp > first]
@@ -99,7 +103,8 @@ def prepare(request: PatternTrainRequest, history: History | None, until: dateti
     if not any(batch.tally.rows for batch in usable(kept)[0]):
         raise InvalidRequest(f"There is no history of {request.table_id}, column {request.column}: send historical_data, or "
                              "values with a timestamp to /api/v1/detect/pattern.", "table_id")
-    return Prepared(request.table_id, request.column, request.timezone, kept, len(recent) - len(kept))
+    return Prepared(request.table_id, request.column, request.timezone, kept, len(recent) - len(kept),
+                    stamp(request.baseline) if len(rows) < len(before) else None)
 
 
 def families(request: PatternTrainRequest, registry: Registry) -> list[str]:
@@ -159,7 +164,7 @@ def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "detector": "pattern", "algorithm": algorithm,
             "name": model_name(prepared.table_id, prepared.column), "column_name": prepared.column,
-            "window": 0, "valid_until": None, "factors": [], "timezone": prepared.timezone,
+            "window": 0, "valid_until": None, "factors": [], "timezone": prepared.timezone, "baseline": prepared.baseline,
             "trained_at": _stamp(datetime.now(UTC)), "training": prepared.facts(),
             "libraries": {name: version(name) for name in ("numpy", "scikit-learn", "onnx", "ndonnx")}}
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from detectors import clock, schedule
 from detectors.artefact import SCHEMA, Artefact
+from detectors.baselines import rebased_lags, stamp
 from detectors.due_times import due_times
 from detectors.lags import WINDOW, accepted_from
 from detectors.schedule import DAY, Schedule
@@ -60,6 +61,7 @@ class Prepared:
     missing: int
     given: bool = False
     arrivals: Arrivals = NOTHING
+    baseline: str | None = None  # since when the feed is at another normal, which earlier lags were moved to
 
     def facts(self) -> dict[str, Any]:
         """What the job tells about its data."""
@@ -75,7 +77,7 @@ class Prepared:
         return hashlib.sha256(json.dumps(learnt, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        plain = ("table_id", "timezone", "holidays", "schedule", "points", "missing", "given")
+        plain = ("table_id", "timezone", "holidays", "schedule", "points", "missing", "given", "baseline")
         own = {name: getattr(self, name) for name in plain}
         own["series"] = {name: getattr(self.series, name).tolist() for name in SERIES}
         own["arrivals"] = {name: getattr(self.arrivals, name).tolist() for name in ARRIVALS}
@@ -97,12 +99,12 @@ class Prepared:
         if card["timezone"] != self.timezone:
             return None
         if self.schedule is None:
-            return _told(self.arrivals, self.timezone)
+            return _rebased(_told(self.arrivals, self.timezone), self.baseline)[0]
         keeps = self.schedule if self.given else card["schedule"]
         if keeps is None:
             return None
         away = days_away(Holidays.model_validate(self.holidays), self.arrivals.at, int(self.arrivals.at[-1]), self.timezone)
-        return _scheduled(schedule.from_json(keeps), self.arrivals, self.timezone, away)[0]
+        return _rebased(_scheduled(schedule.from_json(keeps), self.arrivals, self.timezone, away)[0], self.baseline)[0]
 
 
 def prepare(request: TimelinessTrainRequest, history: History | None, until: datetime | None = None) -> Prepared:
@@ -124,9 +126,18 @@ def prepare(request: TimelinessTrainRequest, history: History | None, until: dat
     learnt = np.flatnonzero(series.learnt)
     if not len(learnt):
         raise InvalidRequest(f"None of {len(known.at)} arrivals came for a due time of the schedule.", "schedule")
+    series, baseline = _rebased(series, stamp(request.baseline))
     series = series[learnt[accepted_from(series.lags[learnt])]:]
     return Prepared(request.table_id, zone, request.holidays.model_dump(mode="json"), keeps, series, len(known.at), missing,
-                    request.schedule is not None, known)
+                    request.schedule is not None, known, baseline)
+
+
+def _rebased(series: LagSeries, baseline: str | None) -> tuple[LagSeries, str | None]:
+    """With the lags of arrivals before the baseline moved to what is usual since; the baseline, where any came since."""
+    if baseline is None:
+        return series, None
+    since = int(np.searchsorted(series.came, datetime.fromisoformat(baseline).timestamp()))
+    return (replace(series, lags=rebased_lags(series.lags, since)), baseline) if since < len(series) else (series, None)
 
 
 def _against_dues(request: TimelinessTrainRequest, known: Arrivals) -> tuple[dict[str, Any] | None, LagSeries, int]:
@@ -210,7 +221,7 @@ def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "detector": "timeliness", "algorithm": algorithm, "name": model_name(prepared.table_id),
             "window": WINDOW, "trained_until": int(prepared.series.learnable().hours[-1]),
             "valid_until": None, "factors": [], "timezone": prepared.timezone, "holidays": prepared.holidays,
-            "schedule": prepared.schedule,
+            "schedule": prepared.schedule, "baseline": prepared.baseline,
             "trained_at": _stamp(datetime.now(UTC)), "training": prepared.facts(),
             "libraries": {name: version(name) for name in ("numpy", "onnx", "ndonnx")}}
 
