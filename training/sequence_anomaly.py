@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -13,13 +14,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any, Self
+from zoneinfo import ZoneInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detectors.artefact import SCHEMA
+from detectors.artefact import SCHEMA, Artefact
+from detectors.baselines import bucket_of, stamp
+from detectors.context import utc
 from detectors.sequence import model_name
 from detectors.sequence_filter import RHYTHMS
-from detectors.sequence_history import DETECTOR, Rows, places, rows_of
+from detectors.sequence_history import DETECTOR, Rows, places, rows_of, since
 from shared.contract_sequence import MAX_METRICS, SequenceTrainRequest
 from shared.documents import Document, Documents
 from shared.errors import InvalidRequest
@@ -29,13 +34,15 @@ from training import candidates, sequence_backtest, sequence_graph, sequence_lst
 from training.calibration import Calibration
 from training.candidates import Candidate
 from training.evaluation import Scores
+from training.held_out import said_of
 from training.sequence_backtest import MetricSeries, Shared
 from training.sequence_lstm import Effort
-from training.series import NotEnoughHistory
+from training.series import IntArray, NotEnoughHistory
 
 BASELINE = "hypothesis_filter"
 # The baseline first: the LSTM has to beat it.
 FAMILIES = (BASELINE, "lstm")
+EVERYTHING = 2**40  # a bucket later than any
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Prepared:
     series: MetricSeries
     points: int
     excluded: int
+    baseline: str | None = None  # since when the table is at another normal, where this is only what came since
 
     def facts(self) -> dict[str, Any]:
         """What the job tells about its data."""
@@ -57,8 +65,12 @@ class Prepared:
         return {"from": first, "to": last, "points": self.points, "used": known, "excluded": self.excluded,
                 "missing": len(self.series.values) - known, "metrics": list(self.series.metrics)}
 
+    def fingerprint(self) -> str:
+        """SHA-256 of what is learnt and judged, in hexadecimal: another where one value or one status is another."""
+        return hashlib.sha256(json.dumps([self.timezone, self.series.to_json()]).encode()).hexdigest()
+
     def to_json(self) -> bytes:
-        own = {name: getattr(self, name) for name in ("table_id", "timezone", "points", "excluded")}
+        own = {name: getattr(self, name) for name in ("table_id", "timezone", "points", "excluded", "baseline")}
         return json.dumps(own | {"series": self.series.to_json()}).encode()
 
     @classmethod
@@ -67,15 +79,15 @@ class Prepared:
         return cls(series=MetricSeries.from_json(own.pop("series")), **own)
 
 
-def prepare(request: SequenceTrainRequest, history: History | None) -> Prepared:
-    """The buckets of the last `training_days`, stored ones with the request's merged in; without a history the latter alone.
+def prepare(request: SequenceTrainRequest, history: History | None, until: datetime | None = None) -> Prepared:
+    """The buckets of the last `training_days` before `until`, stored ones with the request's merged in, or these alone.
 
     Raises InvalidRequest where there are none, where metrics are not named and cannot be found, or where an LSTM is asked
     for and cannot be trained here; StorageUnavailable.
     """
     if request.algorithm == "lstm":
         sequence_lstm.libraries()
-    stored = _stored(request, history) if history is not None else []
+    stored = _stored(request, history, until) if history is not None else []
     metrics = request.metrics or _metrics(stored)
     if not metrics:
         told = "metrics must be named for historical_data" if request.historical_data else (
@@ -83,10 +95,16 @@ def prepare(request: SequenceTrainRequest, history: History | None) -> Prepared:
         raise InvalidRequest(told, "metrics" if request.historical_data else "table_id")
     zone, granularity = request.timezone, request.granularity
     parts = [rows_of(stored, tuple(metrics), zone, granularity)]
-    if request.historical_data:
-        at, values, _ = places(request.historical_data, metrics, "historical_data", zone, granularity)
+    words = [(parts[0].at, np.array([status for *_, status in stored], "U10"))]
+    sent = [point for point in request.historical_data if until is None or utc(point.timestamp, ZoneInfo(zone)) < until]
+    if sent:
+        at, values, _ = places(sent, metrics, "historical_data", zone, granularity)
         parts.append(Rows(at, values, np.zeros(len(at), bool)))
-    return Prepared(request.table_id, zone, *_series(request, tuple(metrics), parts))
+        words.append((at, np.full(len(at), "ok", "U10")))
+    first = None if request.baseline is None else bucket_of(request.baseline, zone, granularity)
+    own = since(parts, first, EVERYTHING, RHYTHMS[granularity].setup)
+    baseline = stamp(request.baseline) if sum(len(part.at) for part in own) < sum(len(part.at) for part in parts) else None
+    return Prepared(request.table_id, zone, *_series(request, tuple(metrics), own, words), baseline)
 
 
 def families(request: SequenceTrainRequest, registry: Registry) -> list[str]:
@@ -112,6 +130,14 @@ def fit_candidate(prepared: Prepared, algorithm: str, effort: Effort | None = No
     return Candidate(algorithm, figures, payload, card, scores)
 
 
+def judged_by(prepared: Prepared, champion: Artefact) -> Scores:
+    """What a model's own file says of the held-out days of `fit_candidate`, with the same faults, in the same order.
+
+    NaN for buckets that it has learnt from, all where it counts others. Raises NotEnoughHistory where none is held out.
+    """
+    return sequence_backtest.judged_by(prepared.series, prepared.timezone, champion)
+
+
 def quality(scores: Scores) -> dict[str, Any]:
     """Precision, recall, F1 and false positive rate at the usual threshold, by injected fault."""
     return candidates.quality(scores, tuple(sequence_backtest.FAULTS))
@@ -130,20 +156,20 @@ def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
 def _filter(prepared: Prepared, figures: dict[str, Any]) -> tuple[bytes, dict[str, Any], Scores, Any]:
     series = prepared.series
     trials = sequence_backtest.trials_of(series)
-    usual, passes = sequence_backtest.filter_evidence(series, trials)
-    scores, calibration = sequence_backtest.judged(series, trials, usual, passes, Shared.fit)
+    evidence = sequence_backtest.filter_evidence(series, trials)
+    scores, calibration = sequence_backtest.judged(series, trials, evidence, Shared.fit)
     figures["quality"] = quality(scores)
     card = _card(prepared, BASELINE, 0, ("numpy", "onnx", "ndonnx")) | {"quality": figures["quality"]}
     payload = sequence_graph.export_filter(calibration, len(series.metrics), card)
-    return payload, card, scores, sequence_graph.filter_parity(payload, calibration, usual)
+    return payload, card, scores, sequence_graph.filter_parity(payload, calibration, evidence.raw[0])
 
 
 def _lstm(prepared: Prepared, figures: dict[str, Any], effort: Effort) -> tuple[bytes, dict[str, Any], Scores, Any]:
     figures["device"] = sequence_lstm.device()
     series = prepared.series
     trials = sequence_backtest.trials_of(series)
-    usual, passes, errors = sequence_backtest.lstm_evidence(series, trials, effort)
-    scores, calibration = sequence_backtest.judged(series, trials, usual, passes, Calibration.fit)
+    evidence, errors = sequence_backtest.lstm_evidence(series, trials, effort)
+    scores, calibration = sequence_backtest.judged(series, trials, evidence, Calibration.fit)
     figures["quality"] = quality(scores)
     fitted = sequence_lstm.fit(series.values, series.start, series.granularity, effort)
     fitted = replace(sequence_lstm.with_errors(fitted, errors), calibration=calibration)
@@ -153,16 +179,15 @@ def _lstm(prepared: Prepared, figures: dict[str, Any], effort: Effort) -> tuple[
     return payload, card, scores, sequence_graph.lstm_parity(payload, fitted, series)
 
 
-def _stored(request: SequenceTrainRequest, history: History) -> list[tuple[datetime, Document, str]]:
-    start = datetime.now(UTC) - timedelta(days=request.training_days)
-    documents = Documents(history)
-    found = documents.read(DETECTOR, request.table_id, start)
-    # A table whose data ended long ago: the last days that it has.
-    return found or _latest(documents.read(DETECTOR, request.table_id), request.training_days)
-
-
-def _latest(rows: list[tuple[datetime, Document, str]], days: int) -> list[tuple[datetime, Document, str]]:
-    return [row for row in rows if row[0] > rows[-1][0] - timedelta(days=days)]
+def _stored(request: SequenceTrainRequest, history: History, until: datetime | None) -> list[tuple[datetime, Document, str]]:
+    """The last days that there are. They end with the data and not today: the same data are always the same days."""
+    documents, days = Documents(history), timedelta(days=request.training_days)
+    start = (until or datetime.now(UTC)) - days
+    found = documents.read(DETECTOR, request.table_id, start, until)
+    if not found:
+        every = documents.read(DETECTOR, request.table_id, end=until)
+        return [row for row in every if row[0] >= every[-1][0] - days]
+    return [*documents.read(DETECTOR, request.table_id, found[-1][0] - days, start), *found]
 
 
 def _metrics(stored: Sequence[tuple[datetime, Document, str]]) -> list[str]:
@@ -174,8 +199,9 @@ def _metrics(stored: Sequence[tuple[datetime, Document, str]]) -> list[str]:
     return sorted(name for name, count in counts.items() if 2 * count >= len(stored))[:MAX_METRICS]
 
 
-def _series(request: SequenceTrainRequest, metrics: tuple[str, ...], parts: Sequence[Rows]
-            ) -> tuple[MetricSeries, int, int]:
+def _series(request: SequenceTrainRequest, metrics: tuple[str, ...], parts: Sequence[Rows],
+            words: Sequence[tuple[IntArray, NDArray[np.str_]]]) -> tuple[MetricSeries, int, int]:
+    """`parts` and the status of their buckets, of which the later count for more -> series, known and excluded buckets."""
     parts = [part for part in parts if len(part.at)]
     if not parts:
         raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")
@@ -189,12 +215,18 @@ def _series(request: SequenceTrainRequest, metrics: tuple[str, ...], parts: Sequ
         inside = part.at >= start
         at = part.at[inside] - start
         values[at], excluded[at], seen[at] = part.values[inside], part.excluded[inside], True
+    status = np.full(len(values), "ok", "U10")
+    for buckets, said in words:
+        status[buckets[buckets >= start] - start] = said[buckets >= start]
+    values[status == "excluded"] = np.nan
+    whole = values.copy()
     values[excluded] = np.nan
     known = np.isfinite(values).sum(axis=0)
     if (known < rhythm.cycle).any():
         few = metrics[int(known.argmin())]
         raise InvalidRequest(f"{few} has {known.min()} known values; {rhythm.cycle} are the least to learn from.", "metrics")
-    return MetricSeries(start, values, request.granularity, metrics), int(seen.sum()), int(excluded.sum())
+    series = MetricSeries(start, values, request.granularity, metrics, said_of(status.tolist()), whole)
+    return series, int(seen.sum()), int(excluded.sum())
 
 
 def remark(compared: Sequence[Candidate]) -> str:
@@ -215,5 +247,6 @@ def _card(prepared: Prepared, algorithm: str, window: int, libraries: Sequence[s
     return {"schema": SCHEMA, "detector": "sequence", "algorithm": algorithm, "name": model_name(prepared.table_id),
             "window": window, "granularity": series.granularity, "metrics": list(series.metrics),
             "trained_until": series.end, "valid_until": None, "factors": [], "timezone": prepared.timezone,
+            "baseline": prepared.baseline,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "training": prepared.facts(), "libraries": {name: version(name) for name in libraries}}
