@@ -13,6 +13,7 @@ help:
 	@echo "make replay-year   a year lived through day by day, with and without retraining and feedback: a page with plots"
 	@echo "make bench    latencies side by side with prophet and scikit-learn"
 	@echo "make bench-batch   tables a second of whole fleets, and how that grows"
+	@echo "make bench-training   tables a minute that are trained, by family, and what a fleet takes"
 	@echo "make accuracy DATA=DIR   scores every detector on labelled data and writes the README's table"
 	@echo "make install  the environment alone (.venv and Azurite)"
 	@echo "make lint     ruff and mypy"
@@ -53,6 +54,9 @@ bench: install
 
 bench-batch: install
 	@$(PYTHON) -W ignore -m tools.bench_batch
+
+bench-training: install
+	@$(PYTHON) -W ignore -m tools.bench_training
 
 accuracy: install
 	@$(PYTHON) -m tools.accuracy --data "$(DATA)" --readme
