@@ -96,6 +96,12 @@ def has_learnt(card: Mapping[str, Any], baseline: datetime | None) -> bool:
     return baseline is None or card.get("baseline") == stamp(baseline)
 
 
+def taught(card: Mapping[str, Any], baseline: datetime | None, moment: datetime | None) -> bool:
+    """The same for what is of `moment` (of today where that is not told): before the baseline there is nothing to know."""
+    is_before = baseline is not None and moment is not None and moment.tzinfo is not None and moment < baseline
+    return is_before or has_learnt(card, baseline)
+
+
 def stamp(baseline: datetime | None) -> str | None:
     """As a model's card has it."""
     return None if baseline is None else baseline.astimezone(UTC).isoformat().replace("+00:00", "Z")

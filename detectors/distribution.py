@@ -17,12 +17,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from detectors import distribution_model, schema
+from detectors.baselines import taught, untaught
 from detectors.champion import find_model, model_use
 from detectors.conditional import FEWEST_BATCHES
 from detectors.context import utc
 from detectors.decision import threshold_of
 from detectors.distribution_answer import Answering
-from detectors.distribution_history import Fitted, Known, fit, learnt_from, rows_before, weekday_of
+from detectors.distribution_history import Fitted, Known, fit, learnt_from, rows_before, since, weekday_of
 from detectors.distribution_model import Reading
 from detectors.profiles import Batch, batch_of
 from detectors.storing import hand_over, judged_by, recall
@@ -56,7 +57,7 @@ def detect(request: DistributionRequest, catalogue: Catalogue, now: datetime) ->
     moment = _moment(request, told.zone)
     batch = batch_of(request.current_profile, ZoneInfo(told.zone), moment)
     rows, warnings = rows_before(told.stored, request.historical_profiles, moment or now, told.zone)
-    before = Known.of(rows)
+    before = Known.of(since(rows, request.baseline))
     fitted_to = partial(_fitted, request, before.usual, told.zone, catalogue)
     answer = _evaluate(request, _Case(batch, moment, before, told), fitted_to, _memory(catalogue).readings)
     answer.warnings = [*told.warnings, *warnings, *answer.warnings]
@@ -74,7 +75,7 @@ def replay(request: DistributionRequest, catalogue: Catalogue, points: int) -> I
     readings, fitted, learnt = _memory(catalogue).readings, None, 0
     for place in range(max(len(rows) - points, 0), len(rows)):
         batch, status = rows[place]
-        before = Known.of(rows[:place])
+        before = Known.of(since(rows[:place], request.baseline))
         if len(before.usual) >= FEWEST_BATCHES and (fitted is None or place - learnt >= min(REFIT, place // 4)):
             fitted, learnt = fit(before.usual, told.zone), place
         answer = _evaluate(request, _Case(batch, batch.moment, before, told), partial(_as_it_is, fitted), readings)
@@ -187,6 +188,9 @@ def _evaluate(request: DistributionRequest, case: _Case, fitted_to: Callable[[],
     findings = schema.changes(case.batch, case.known.every)
     answering = Answering(request, case.batch, case.moment, case.known, findings, threshold)
     weekday, warnings, answer = weekday_of(case.moment, case.told.zone), list[str](), None
+    if model is not None and request.baseline is not None and not taught(model.artefact.card, request.baseline, case.moment):
+        warnings.append(untaught(request.baseline, "the conditional residual"))
+        model = None
     if model is not None:
         how = readings.get(model.sha256, lambda _: Reading.of(model.artefact))
         raw, distance = how.gauge.measure(case.batch)

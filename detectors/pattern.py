@@ -14,12 +14,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from detectors.baselines import taught, untaught
 from detectors.champion import find_model, model_use
 from detectors.context import utc
 from detectors.decision import threshold_of
 from detectors.pattern_answer import answered, silent
 from detectors.pattern_column import Batch, Column
-from detectors.pattern_history import DETECTOR, merged, recent_batches, series_key, series_name, slug, tally_of, told, usable
+from detectors.pattern_history import (
+    DETECTOR,
+    merged,
+    recent_batches,
+    series_key,
+    series_name,
+    since,
+    slug,
+    tally_of,
+    told,
+    usable,
+)
 from detectors.pattern_judge import report
 from detectors.storing import hand_over, judged_by, recall
 from detectors.tally import Tally
@@ -108,7 +120,9 @@ def replay(request: PatternRequest, catalogue: Catalogue, points: int) -> Iterat
     recent = memory.batches.of(series_key(table_id, request.column)).rows() if table_id else []
     batches = merged(usable(recent)[0], told(request.historical_data, request.timezone or "UTC", None)[0])
     for i in range(max(len(batches) - points, 0), len(batches)):
-        known = _of_model(memory, model, warnings) if model else _learnt(memory, batches[:i], 0, warnings)
+        at = batches[i].timestamp
+        known = (_of_model(memory, model, warnings) if model and taught(model.artefact.card, request.baseline, at)
+                 else _learnt(memory, _since(batches[:i], request), 0, warnings))
         answer = _evaluate(request, batches[i].tally, known, batches[i].timestamp)
         answer.warnings = list(known.warnings)
         yield answer
@@ -139,7 +153,9 @@ class _Known:
 def _look_up(request: PatternRequest, catalogue: Catalogue, history: Sequence[Batch], before: datetime) -> _Known:
     table_id, memory = request.table_id, _memory(catalogue)
     model, warnings = find_model(request, _name(request), catalogue, BASELINE_WORDS, bool(history))
-    if model is not None:
+    if model is not None and request.baseline is not None and not taught(model.artefact.card, request.baseline, before):
+        warnings.append(untaught(request.baseline, BASELINE_WORDS))
+    elif model is not None:
         return _of_model(memory, model, warnings)
     excluded = 0
     if table_id is not None:
@@ -149,7 +165,12 @@ def _look_up(request: PatternRequest, catalogue: Catalogue, history: Sequence[Ba
             kept, excluded = usable((batch, status) for batch, status in recent.rows()
                                     if batch.timestamp is not None and batch.timestamp < before)
             history = merged(kept, history)
+    history = _since(history, request)
     return _learnt(memory, history, excluded, warnings)
+
+
+def _since(history: Sequence[Batch], request: PatternRequest) -> Sequence[Batch]:
+    return [batch for batch, _ in since([(batch, "ok") for batch in history], request.baseline)]
 
 
 def _of_model(memory: _Memory, model: Loaded, warnings: Sequence[str]) -> _Known:

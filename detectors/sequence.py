@@ -20,6 +20,7 @@ import numpy as np
 
 from detectors import calendar
 from detectors.artefact import Artefact
+from detectors.baselines import bucket_of, taught
 from detectors.champion import find_model, model_use
 from detectors.context import utc
 from detectors.decision import threshold_of
@@ -38,6 +39,7 @@ from detectors.sequence_history import (
     known_of,
     places,
     row_bytes,
+    since,
     stamp,
 )
 from detectors.sequence_states import States
@@ -203,6 +205,9 @@ def _detect(request: SequenceRequest, catalogue: Catalogue, now: datetime) -> Se
         warnings.append(f"{len(at) - full} points are still filling: they were not judged.")
     judged = judged_of(at[:full], values[:full], moments[:full])
     parts = _history(request, catalogue, judged, zone, model is not None, warnings)
+    if request.baseline is not None:
+        first = bucket_of(request.baseline, zone, request.granularity)
+        parts = since(parts, first, judged.first, RHYTHMS[request.granularity].setup)
     known = known_of(parts, judged.first, len(request.metrics), request.granularity)
     answer = _evaluate(request, catalogue, judged, known, zone, model)
     answer.warnings = [*warnings, *answer.warnings]
@@ -234,7 +239,7 @@ def _evaluate(request: SequenceRequest, catalogue: Catalogue, judged: Judged, kn
               model: Loaded | None) -> SequenceAnswer:
     threshold, warnings = threshold_of(request), []
     needed = RHYTHMS[request.granularity].setup
-    if model is not None and (reason := _unfit(model.artefact, request)):
+    if model is not None and (reason := _unfit(model.artefact, request, judged.stamps[-1])):
         warnings.append(f"{reason}: the hypothesis filter answered.")
         model = None
     if model is not None and model.artefact.card["algorithm"] == "lstm":
@@ -312,11 +317,13 @@ def forecast_evidence(artefact: Artefact, metrics: Sequence[str], judged: Judged
     return Evidence(surprise, np.where(outside, OUT_OF_RANGE, UNLIKE), expected, lower, upper)
 
 
-def _unfit(artefact: Artefact, request: SequenceRequest) -> str | None:
-    """Why a model cannot answer a request."""
+def _unfit(artefact: Artefact, request: SequenceRequest, moment: datetime) -> str | None:
+    """Why a model cannot answer a request about points up to `moment`."""
     card = artefact.card
     if card["granularity"] != request.granularity:
         return f"The model counts {card['granularity']} buckets"
     if set(card["metrics"]) != set(request.metrics):
         return "The model was trained on other metrics"
+    if not taught(card, request.baseline, moment):
+        return "The model was trained without the new normal"
     return None

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from detectors.baselines import taught, untaught
 from detectors.champion import find_model, model_use
 from detectors.decision import threshold_of
 from detectors.storing import recall
@@ -163,7 +164,8 @@ def _look_up(request: TimelinessRequest, catalogue: Catalogue) -> _Known:
 def _evaluate(request: TimelinessRequest, case: Case, place: Place, known: _Known) -> TimelinessAnswer:
     threshold = threshold_of(request, place.loads_a_month)
     minutes, model = minutes_of(place, case.as_of), known.model
-    judgement = judge_with_model(model.artefact, place, minutes, threshold) if model else None
+    is_taught = model is None or taught(model.artefact.card, request.baseline, datetime.fromtimestamp(case.as_of, UTC))
+    judgement = judge_with_model(model.artefact, place, minutes, threshold) if model and is_taught else None
     by_model = judgement is not None
     judgement = judgement or judge_with_filter(place.before, minutes, threshold)
     known_arrivals = len(case.arrivals.at) + len(case.arrivals.lags)
@@ -171,6 +173,8 @@ def _evaluate(request: TimelinessRequest, case: Case, place: Place, known: _Know
     answer = answered(request, case, place, finding, threshold)
     if model and by_model:
         answer.model = model_use(model)
+    elif request.baseline is not None and not is_taught:
+        answer.warnings.append(untaught(request.baseline, "the lag filter"))
     elif model:
         answer.warnings.append("The model has too little recent history: the lag filter answered.")
     if math.isfinite(place.lag) and answer.event_lag_minutes is not None:

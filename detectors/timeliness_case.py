@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detectors import calendar, clock, schedule
 from detectors.arrivals import EARLY_SHARE
+from detectors.baselines import rebased_lags
 from detectors.context import calendar_of
 from detectors.due_times import MONTH, remembered
 from detectors.lags import WINDOW, accepted_from
@@ -78,7 +79,7 @@ def build(request: TimelinessRequest, card: Mapping[str, Any], stored: Series | 
     as_of = _as_of(request, zone, now)
     arrivals = gather(request.historical_data, _latest(request), stored, events, zone, as_of)
     if request.due_at is not None:
-        place = _told(arrivals, seconds(request.due_at, zone), zone)
+        place = _told(arrivals, seconds(request.due_at, zone), zone, request.baseline)
         return Case(as_of, zone, arrivals, ScheduleUse(source="told", description="as told", timezone=zone), place)
     holidays = request.holidays or Holidays.model_validate(card.get("holidays") or {})
     away = days_away(holidays, arrivals.at, as_of, zone)
@@ -88,7 +89,7 @@ def build(request: TimelinessRequest, card: Mapping[str, Any], stored: Series | 
             raise InvalidRequest("historical_data: plain minutes after due need due_at or a schedule.", "historical_data")
         return Case(as_of, zone, arrivals)
     use = ScheduleUse(source=source, description=known.describe(), timezone=zone)
-    return Case(as_of, zone, arrivals, use, _scheduled(known, arrivals, zone, away, as_of))
+    return Case(as_of, zone, arrivals, use, _scheduled(known, arrivals, zone, away, as_of, request.baseline))
 
 
 def days_away(holidays: Holidays, at: IntArray, as_of: int, zone: str) -> frozenset[int]:
@@ -134,7 +135,8 @@ def _learnt(at: bytes, zone: str, away: frozenset[int]) -> Schedule | None:
     return learn(np.frombuffer(at, np.int64), zone, away)
 
 
-def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[int], as_of: int) -> Place | None:
+def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[int], as_of: int,
+               baseline: datetime | None) -> Place | None:
     """The last load that came, or the one after it once that is about to come. None where nothing is due, ever again."""
     at, excluded = arrivals.at[-MATCHED:], arrivals.excluded[-MATCHED:]
     longest = round(LONGEST / schedule.loads_a_day(known) * DAY)
@@ -159,7 +161,7 @@ def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[i
     learnt = learnt[~excluded[due.arrival[learnt]]]
     gone = due.required[(due.required > (due.met[0] if last >= 0 else index)) & (due.required < index)]
     return _place(
-        arrivals.lags, due.lag[learnt], due.hours[np.append(learnt, index)],
+        arrivals.lags, _rebased(due.at[learnt], due.lag[learnt], baseline), due.hours[np.append(learnt, index)],
         due=int(due.at[index]), slack=int(due.slack[index]), lag=float(due.lag[index]), out=due.at[out],
         coming=int(due.at[ahead[0]]) if len(ahead) else None, missing=int((due.arrival[gone] < 0).sum()),
         loads_a_month=due.loads_a_month,
@@ -167,7 +169,7 @@ def _scheduled(known: Schedule, arrivals: Arrivals, zone: str, away: frozenset[i
     )
 
 
-def _told(arrivals: Arrivals, due: int, zone: str) -> Place:
+def _told(arrivals: Arrivals, due: int, zone: str, baseline: datetime | None) -> Place:
     """The place of a due time that the caller told, as those of its history."""
     earlier = (arrivals.due != NONE) & (arrivals.due < due)
     past = np.sort(np.concatenate([arrivals.due[earlier], arrivals.missed[arrivals.missed < due]]))
@@ -180,13 +182,20 @@ def _told(arrivals: Arrivals, due: int, zone: str) -> Place:
     last = int(arrivals.due[earlier].max()) if earlier.any() else due
     gone = arrivals.missed[(arrivals.missed > last) & (arrivals.missed < due)]
     return _place(
-        arrivals.lags, (at - dues) / 60.0, clock.local(np.append(dues, due), zone) // clock.HOUR,
+        arrivals.lags, _rebased(dues, (at - dues) / 60.0, baseline), clock.local(np.append(dues, due), zone) // clock.HOUR,
         due=due, slack=0, lag=float((came[0] - due) / 60.0) if len(came) else np.nan,
         out=np.append(gone, due) if not len(came) else gone[:0], coming=None,
         missing=int((arrivals.missed < due).sum()),
         loads_a_month=MONTH / float(np.median(np.diff(np.append(past, due)))) if len(past) else MONTH / DAY,
         last_lag=round(float(came[0] - due) / 60.0, 2) if len(came) else None,
     )
+
+
+def _rebased(due: IntArray, lags: FloatArray, baseline: datetime | None) -> FloatArray:
+    """The lags of due times (m,) in UTC seconds, those that came before the baseline moved to what is usual since."""
+    if baseline is None:
+        return lags
+    return rebased_lags(lags, int(np.searchsorted(due + 60.0 * lags, baseline.timestamp())))
 
 
 def _place(plain: FloatArray, lags: FloatArray, hours: IntArray, **own: Any) -> Place:
