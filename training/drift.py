@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -138,6 +139,7 @@ def ks_critical(alpha: float, n: float, m: float) -> float:
     return min(math.sqrt(-math.log(alpha / 2) / 2) / (root + 0.12 + 0.11 / root), 1.0)
 
 
+@lru_cache(4096)
 def chi2_quantile(probability: float, degrees: int) -> float:
     """By bisection of the distribution function; 0 for no degrees of freedom."""
     if degrees < 1:
@@ -196,13 +198,13 @@ def steadied(values: FloatArray, time: IntArray, phase: IntArray | None, recent:
 
 def _season(values: FloatArray, phase: IntArray, recent: NDArray[np.bool_]) -> FloatArray:
     """(m,) what the phase of each value adds to it."""
-    centred = values.copy()
-    for part in (recent, ~recent):
-        if np.isfinite(values[part]).any():
-            centred[part] -= np.nanmedian(values[part])
-    usual = np.zeros(int(phase.max(initial=0)) + 1)
-    for place in np.unique(phase[np.isfinite(centred)]).tolist():
-        usual[place] = np.nanmedian(centred[phase == place])
+    known = np.isfinite(values)
+    centred, places, usual = values[known], phase[known], np.zeros(int(phase.max(initial=0)) + 1)
+    for part in (recent[known], ~recent[known]):
+        if part.any():
+            centred[part] -= np.median(centred[part])
+    for place in set(places.tolist()):
+        usual[place] = np.median(centred[places == place])
     return usual[phase]
 
 
@@ -231,10 +233,9 @@ def _ranks(values: FloatArray) -> FloatArray:
     """(m,) ranks around 0, equal values alike; NaN stays where it is."""
     ranks = np.full(len(values), np.nan)
     known = np.isfinite(values)
-    own, places, counts = np.unique(values[known], return_inverse=True, return_counts=True)
-    if len(own):
-        middle = np.cumsum(counts) - (counts - 1) / 2
-        ranks[known] = middle[places] - (known.sum() + 1) / 2
+    own, ordered = values[known], np.sort(values[known])
+    below, up_to = np.searchsorted(ordered, own), np.searchsorted(ordered, own, "right")
+    ranks[known] = (below + up_to - len(own)) / 2
     return ranks
 
 

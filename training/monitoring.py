@@ -2,7 +2,7 @@
 
     volume         log counts without weekday (hour of the week) and growth
     timeliness     minutes after due, without the weekday
-    distribution   each metric of each column, batch by batch
+    distribution   the telling metrics of each column, batch by batch
     pattern        the share of each of the commonest shapes, batch by batch
     sequence       each metric, without hour of the week or weekday
     all            the calibrated scores that were stored with the points
@@ -22,6 +22,7 @@ import numpy as np
 from detectors import calendar
 from detectors.context import utc
 from detectors.directory import detector
+from detectors.metrics import TABLE
 from detectors.profiles import table_of
 from shared.errors import ModelNotFound
 from shared.history import History
@@ -37,6 +38,10 @@ LATEST = {"hourly": 24 * 7, "daily": 28, "weekly": FEWEST_RECENT, "monthly": FEW
 FEWEST = {"hourly": 72, "daily": FEWEST_RECENT, "weekly": FEWEST_RECENT, "monthly": FEWEST_RECENT}
 PERIOD = {"hourly": 168, "daily": 7, "weekly": 1, "monthly": 1}
 MOST_SHAPES = 8
+# Of a column the first that are known: nulls, place, spread and variety tell most of what can happen to it.
+METRICS = ("null_rate", "q50", "mean", "true_rate", "len_mean", "last_age", "std", "len_std", "top_freq", "distinct_count",
+           "pattern_count")
+MOST_OF_COLUMN, MOST_FEATURES = 4, 400
 SHOWN = 5  # features, the worst
 DAY = 86_400
 COUNTED = timedelta(days=400)
@@ -169,8 +174,18 @@ def _profiles(prepared: Any) -> Inputs:
     if len(batches) < FEWEST_RECENT + FEWEST_REFERENCE:
         return _batches([batch.moment for batch in batches], {"rows": np.array([batch.rows for batch in batches])}, prepared)
     table = table_of(batches, FEWEST_RECENT + FEWEST_REFERENCE)
-    features = {f"{column}.{metric}": values for (column, metric), values in zip(table.features, table.raw.T, strict=True)}
+    own: dict[str, list[int]] = {}
+    for place, (column, metric) in enumerate(table.features):
+        if metric in METRICS or column == TABLE:
+            own.setdefault(column, []).append(place)
+    first = [place for places in own.values()
+             for place in sorted(places, key=lambda at: _rank(table.features[at][1]))[:MOST_OF_COLUMN]]
+    features = {f"{table.features[at][0] or 'table'}.{table.features[at][1]}": table.raw[:, at] for at in first[:MOST_FEATURES]}
     return _batches([batch.moment for batch in batches], features, prepared)
+
+
+def _rank(metric: str) -> int:
+    return METRICS.index(metric) if metric in METRICS else len(METRICS)
 
 
 def _shapes(prepared: Any) -> Inputs:
