@@ -43,6 +43,10 @@ class Workspace:
             raise InvalidSetting(f"AZUREML_DATASTORE is {found.datastore!r}; it has lower-case letters, digits and _ alone.")
         return found
 
+    def to_environment(self) -> dict[str, str]:
+        """The variables by which a job there finds this workspace."""
+        return {name: str(getattr(self, field)) for field, name in {**_NEEDED, **_DEFAULTED}.items() if getattr(self, field)}
+
 
 def outlook(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """What will become of a registration: `pending` where there is a workspace, else `skipped` with how to switch it on."""

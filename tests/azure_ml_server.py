@@ -22,7 +22,8 @@ from training.azure_ml import Patient
 
 ARM = "https://management.azure.com"
 WORKSPACE = "/subscriptions/sub/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws"
-STAMP = {"createdAt": "2026-09-21T02:00:00Z", "createdBy": "app", "createdByType": "Application"}
+STAMP = {"createdAt": "2026-09-21T02:00:00Z", "createdBy": "app", "createdByType": "Application",
+         "lastModifiedAt": "2026-09-21T02:00:00Z"}
 SLOW = ("onlineEndpoints", "deployments", "schedules")  # answered at once and done later
 
 
@@ -161,6 +162,8 @@ def _defaults(path: str) -> dict[str, Any]:
         return {"flavors": {}, "jobName": None, "tags": {}, "properties": {}}
     if path.startswith("onlineEndpoints/") and "/deployments/" not in path:
         return {"scoringUri": "https://endpoint.westeurope.inference.ml.azure.com/score"}
+    if "/deployments/" in path:
+        return {"scaleSettings": {"scaleType": "Default"}}
     return {"status": "Starting"} if path.startswith("jobs/") else {}
 
 

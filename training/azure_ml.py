@@ -92,7 +92,7 @@ def mirror(name: str, registry: Registry, version: str | None = None, client: ML
     def follow(workspace: Workspace, ml: MLClient) -> dict[str, Any]:
         champion = registry.champion(name)
         manifest = registry.manifest(name, version or (champion.version if champion else ""))
-        stage = _stage_of(manifest.version, champion)
+        stage = stage_of(manifest.version, champion)
         done = _register(manifest, stage, workspace, ml)
         return _tag(name, manifest.version, stage, ml) if done["status"] == "registered" else done
 
@@ -152,7 +152,8 @@ def _tag(name: str, version: str, stage: Stage, ml: MLClient) -> dict[str, Any]:
     return outcome("registered", f"Version {version} of {asset} is tagged {stage}.", chosen.id)
 
 
-def _stage_of(version: str, champion: Champion | None) -> Stage:
+def stage_of(version: str, champion: Champion | None) -> Stage:
+    """Which stage a version has while `champion` answers."""
     if champion is None:
         return CHALLENGER
     if champion.version == version:
@@ -214,7 +215,9 @@ def explain(error: Exception, workspace: Workspace) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
+    """What the SDK marks as wrong in its long explanations, else the first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return next((line for line in lines if line.startswith("(x)")), lines[0])[:300]
 
 
 if __name__ == "__main__":
