@@ -21,8 +21,9 @@ from detectors.rhythm import UNKNOWN_WEEKDAY
 from shared.contract_distribution import Profile
 from shared.history import LEFT_OUT
 
-# So many flagged batches in a row are no accident: they are what the table is like now.
+# So many flagged batches in a row are no accident: they are what the table is like now. Nor is half of so MANY.
 ACCEPTED_AFTER = 3
+MANY = 12
 
 type Row = tuple[Batch, str]  # a batch and its status
 
@@ -105,13 +106,32 @@ def since(rows: Sequence[Row], baseline: datetime | None) -> Sequence[Row]:
 
 
 def learnable(rows: Sequence[Row]) -> BoolArray:
-    """(m,) which batches may be learnt from: flagged ones only where several came in a row."""
-    learnt = np.zeros(len(rows), np.bool_)
-    own = [place for place, (_, status) in enumerate(rows) if status not in LEFT_OUT]
-    for flagged, run in groupby(own, key=lambda place: rows[place][1] == "anomaly"):
-        places = list(run)
-        learnt[places] = not flagged or len(places) >= ACCEPTED_AFTER
+    """(m,) which batches may be learnt from: flagged ones only where they are what the table is like now.
+
+    That is where ACCEPTED_AFTER came in a row, or on one weekday week after week, or where half of MANY are flagged. Were
+    none of them learnt, a change that shows on Mondays alone would be told every Monday from then on.
+    """
+    learnt = np.array([status not in LEFT_OUT for _, status in rows], np.bool_)
+    own = np.flatnonzero(learnt)
+    flagged = np.array([rows[place][1] == "anomaly" for place in own.tolist()], np.bool_)
+    accepted = _in_a_row(flagged)
+    if not accepted[flagged].all():
+        moments = [rows[place][0].moment for place in own.tolist()]
+        weekdays = np.array([-1 if moment is None else moment.weekday() for moment in moments])
+        for weekday in range(7):
+            accepted[weekdays == weekday] |= _in_a_row(flagged[weekdays == weekday])
+        if len(own) >= MANY:
+            window = np.ones(MANY, np.int64)
+            accepted |= np.convolve(2 * np.convolve(flagged, window, "valid") >= MANY, window) > 0
+    learnt[own] = accepted | ~flagged
     return learnt
+
+
+def _in_a_row(flagged: BoolArray) -> BoolArray:
+    """(k,) -> (k,) whether so many are flagged around each that it is no accident."""
+    lengths = [(value, len(list(run))) for value, run in groupby(flagged.tolist())]
+    return np.repeat([value and length >= ACCEPTED_AFTER for value, length in lengths], [length for _, length in lengths]
+                     ).astype(np.bool_)
 
 
 def weekdays(batches: Sequence[Batch], zone: str) -> IntArray:

@@ -38,6 +38,7 @@ from training.held_out import said_of
 from training.sequence_backtest import MetricSeries, Shared
 from training.sequence_lstm import Effort
 from training.series import IntArray, NotEnoughHistory
+from training.trainer import TrainedModel, Trainer
 
 BASELINE = "hypothesis_filter"
 # The baseline first: the LSTM has to beat it.
@@ -136,6 +137,14 @@ def judged_by(prepared: Prepared, champion: Artefact) -> Scores:
     NaN for buckets that it has learnt from, all where it counts others. Raises NotEnoughHistory where none is held out.
     """
     return sequence_backtest.judged_by(prepared.series, prepared.timezone, champion)
+
+
+def unfit(prepared: Prepared, artefact: Artefact) -> str | None:
+    """Why the file cannot go on being asked about the table, None where it can."""
+    card, series = artefact.card, prepared.series
+    if card["granularity"] != series.granularity:
+        return f"counts {card['granularity']} buckets and is not asked any more"
+    return None if set(card["metrics"]) == set(series.metrics) else "was trained on other metrics and is not asked any more"
 
 
 def quality(scores: Scores) -> dict[str, Any]:
@@ -240,6 +249,29 @@ def remark(compared: Sequence[Candidate]) -> str:
     told = f"On injected faults the LSTM has F1 {lstm['quality']['f1']}, the hypothesis filter {own['quality']['f1']}"
     better = choose(compared).algorithm == "lstm"
     return told + (": the LSTM is better beyond noise." if better else ": the LSTM does not beat it beyond noise.")
+
+
+class SequenceAnomalyTrainer(Trainer):
+    """Training from Python, without the service: metrics by the hour or the day in, a registered model out.
+
+        trainer = SequenceAnomalyTrainer()
+        model = trainer.train(table_id="orders", historical_data=frame)
+        trainer.register_model(model, "sequence-anomaly.orders")
+    """
+
+    def train(self, table_id: str, historical_data: Any, algorithm: str = "auto", **options: Any) -> TrainedModel:
+        """`historical_data`: a pandas data frame with `timestamp` and a column for each metric; NaN where not known.
+
+        `options` are the other fields of the training request. Raises InvalidRequest naming the field, or telling why no
+        family could be trained.
+        """
+        frame = historical_data.set_index("timestamp")
+        metrics = options.pop("metrics", None) or list(frame.columns)
+        points = [{"timestamp": moment if isinstance(moment, str) else moment.isoformat(),
+                   "values": [None if value != value else float(value) for value in row]}
+                  for moment, row in zip(frame.index, frame[metrics].itertuples(index=False, name=None), strict=True)]
+        return self._best(SequenceTrainRequest, {"table_id": table_id, "algorithm": algorithm, "metrics": metrics,
+                                                 "historical_data": points, **options})
 
 
 def _card(prepared: Prepared, algorithm: str, window: int, libraries: Sequence[str]) -> dict[str, Any]:
