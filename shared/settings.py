@@ -37,6 +37,7 @@ class Settings:
     jobs_container: str = "jobs"
     results_container: str = "results"
     profiles_container: str = "profiles"
+    logs_container: str | None = None
     history_table: str = "history"
     tables_table: str = "tablesettings"
     alerts_table: str = "alerts"
@@ -68,6 +69,7 @@ class Settings:
             jobs_container=environ.get("JOBS_CONTAINER") or "jobs",
             results_container=environ.get("RESULTS_CONTAINER") or "results",
             profiles_container=environ.get("PROFILES_CONTAINER") or "profiles",
+            logs_container=environ.get("INFERENCE_LOGS_CONTAINER") or None,
             history_table=environ.get("HISTORY_TABLE") or "history",
             tables_table=environ.get("TABLES_TABLE") or "tablesettings",
             alerts_table=environ.get("ALERTS_TABLE") or "alerts",
