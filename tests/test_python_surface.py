@@ -1,5 +1,7 @@
 """Training and predicting from Python, without HTTP."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import pytest
 
@@ -9,7 +11,11 @@ from shared.errors import InvalidRequest, ModelNotFound
 from shared.registry import Registry
 from shared.settings import Settings
 from tests.test_service import counts
-from training.trainer import TrainedModel
+from tools.made_up import arrivals, batches, hours
+from training.pattern_anomaly import PatternAnomalyTrainer
+from training.sequence_anomaly import SequenceAnomalyTrainer
+from training.timeliness_anomaly import TimelinessAnomalyTrainer
+from training.trainer import TrainedModel, Trainer
 from training.volume_anomaly import VolumeAnomalyTrainer
 
 
@@ -84,3 +90,39 @@ def test_a_row_that_lacks_something_is_named(row: dict[str, object], told: str) 
 def test_a_family_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="algorithm"):
         VolumeAnomalyTrainer().train("orders", [{"timestamp": "2026-01-01", "row_count": 5}], algorithm="svm")
+
+
+def loads() -> TrainedModel:
+    moments = pd.to_datetime([entry["timestamp"] for entry in arrivals(1, 90)], format="ISO8601")
+    return TimelinessAnomalyTrainer().train("orders", moments, algorithm="lag_filter")
+
+
+def ids() -> TrainedModel:
+    return PatternAnomalyTrainer().train("orders", batches(1, 8), column="order_id", algorithm="formats")
+
+
+def metrics() -> TrainedModel:
+    rows = hours(1, 24 * 40)
+    frame = pd.DataFrame({"timestamp": pd.to_datetime([row["timestamp"] for row in rows]),
+                          "orders": [row["values"][0] for row in rows]})
+    frame.loc[5, "orders"] = None
+    return SequenceAnomalyTrainer().train("orders", frame, algorithm="hypothesis_filter")
+
+
+@pytest.mark.parametrize(("train", "name"), [
+    (loads, "timeliness-anomaly.orders"), (ids, "pattern-anomaly.orders.order_id"), (metrics, "sequence-anomaly.orders")],
+    ids=["timeliness", "pattern", "sequence"])
+def test_every_detector_is_trained_from_python(train: Callable[[], TrainedModel], name: str, settings: Settings) -> None:
+    registry = Registry(Blobs(settings), settings)
+
+    model = train()
+    version = Trainer(registry).register_model(model, name)
+
+    champion = registry.champion(name)
+    assert champion is not None and champion.version == version
+    assert 0 < model.quality["f1"] <= 1 and registry.promoted(name, champion.current) == model.payload
+
+
+def test_a_field_that_no_training_request_takes_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="algorithm"):
+        PatternAnomalyTrainer().train("orders", ["A1"], algorithm="lstm")

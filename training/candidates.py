@@ -55,12 +55,16 @@ class Candidate:
         return cls(algorithm, figures, parts["onnx"], choosing["card"], scores)
 
 
-def rivals(asked: str, families: Sequence[str], name: str, registry: Registry) -> list[str]:
-    """Which of the families a job tries: all for `auto`, else the one asked for, the first, and that of the champion."""
+def rivals(asked: str, families: Sequence[str], name: str, registry: Registry | None) -> list[str]:
+    """Which of the families a job tries: all for `auto`, else the one asked for, the first, and that of the champion.
+
+    Without a registry there is no champion.
+    """
     if asked == "auto":
         return list(families)
-    champion = registry.champion(name)
-    wanted = {asked, families[0], champion and algorithm_of(name, champion.version, registry)}
+    wanted: set[str | None] = {asked, families[0]}
+    if registry is not None and (champion := registry.champion(name)) is not None:
+        wanted.add(algorithm_of(name, champion.version, registry))
     return [family for family in families if family in wanted]
 
 

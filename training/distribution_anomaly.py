@@ -17,8 +17,8 @@ from detectors.artefact import SCHEMA, Artefact
 from detectors.baselines import stamp
 from detectors.distribution import DETECTOR, model_name
 from detectors.distribution_history import Row, learnable, learnt_from, rows_before, since
+from detectors.distribution_model import LEAST_KNOWN, Reading
 from detectors.profiles import Batch
-from shared.contract import parse
 from shared.contract_distribution import Algorithm, DistributionTrainRequest
 from shared.documents import Documents
 from shared.errors import InvalidRequest
@@ -35,7 +35,6 @@ from training.trainer import TrainedModel, Trainer
 # The baseline first: the others have to beat it.
 FAMILIES = tuple(name for name in get_args(Algorithm.__value__) if name != "auto")
 PARITY_BATCHES = 60
-MOST_BYTES = 2**30  # of profiles given from Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +138,13 @@ def judged_by(prepared: Prepared, champion: Artefact) -> Scores:
     return distribution_backtest.judged_by(prepared.rows, champion)
 
 
+def unfit(prepared: Prepared, artefact: Artefact) -> str | None:
+    """Why the file cannot go on being asked about the table, None where it can."""
+    raw, _ = Reading.of(artefact).gauge.measure(prepared.rows[-1][0])
+    is_known = np.isfinite(raw).mean() >= LEAST_KNOWN
+    return None if is_known else "knows too few of the table's metrics and is not asked any more"
+
+
 def quality(scores: Scores) -> dict[str, Any]:
     """Precision, recall, F1 and false positive rate at the usual threshold, by injected fault."""
     return candidates.quality(scores, KINDS)
@@ -169,14 +175,8 @@ class DistributionAnomalyTrainer(Trainer):
         `options` are the other fields of the training request. Raises InvalidRequest naming the field, or telling why no
         family could be trained.
         """
-        body = {"table_id": table_id, "algorithm": algorithm, "training_days": 3660,
-                "historical_profiles": list(column_profiles), **options}
-        request = parse(DistributionTrainRequest, json.dumps(body).encode(), limit=MOST_BYTES)
-        prepared = prepare(request, None)
-        names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((BASELINE, algorithm)))
-        rivals = compare([fit_candidate(prepared, name) for name in names])
-        best = choose(rivals, algorithm)
-        return TrainedModel.of(table_id, best, rivals)
+        return self._best(DistributionTrainRequest, {"table_id": table_id, "algorithm": algorithm,
+                                                     "historical_profiles": list(column_profiles), **options})
 
 
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:

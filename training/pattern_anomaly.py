@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from training.evaluation import Scores
 from training.pattern_families import fit
 from training.pattern_faults import FAULTS
 from training.series import NotEnoughHistory
+from training.trainer import TrainedModel, Trainer
 
 BASELINE = "formats"
 # The baseline first: the others have to beat it.
@@ -159,6 +160,24 @@ def compare(rivals: Sequence[Candidate]) -> list[Candidate]:
 def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
     """The one asked for, else the best: the formats alone unless they are beaten beyond noise. Raises InvalidRequest."""
     return candidates.choose(rivals, BASELINE, algorithm)
+
+
+class PatternAnomalyTrainer(Trainer):
+    """Training from Python, without the service: the values of a string column in, a registered model out.
+
+        trainer = PatternAnomalyTrainer()
+        model = trainer.train(table_id="orders", column="order_id", values=["ORD-48213", "DE/ORD-48214"])
+        trainer.register_model(model, "pattern-anomaly.orders.order_id")
+    """
+
+    def train(self, table_id: str, values: Iterable[Any], column: str = "value", algorithm: str = "auto",
+              **options: Any) -> TrainedModel:
+        """`values`: texts, None where missing, of one batch; or batches, as `historical_data` of the training request.
+
+        `options` are its other fields. Raises InvalidRequest naming the field, or telling why no family could be trained.
+        """
+        return self._best(PatternTrainRequest, {"table_id": table_id, "column": column, "algorithm": algorithm,
+                                                "historical_data": list(values), **options})
 
 
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from training.candidates import Candidate
 from training.evaluation import Scores
 from training.lag_families import LagSeries, fit
 from training.series import NotEnoughHistory
+from training.trainer import TrainedModel, Trainer
 
 BASELINE = "lag_filter"
 # The baseline first: the others have to beat it.
@@ -215,6 +216,24 @@ def compare(rivals: Sequence[Candidate]) -> list[Candidate]:
 def choose(rivals: Sequence[Candidate], algorithm: str = "auto") -> Candidate:
     """The one asked for, else the best: the lag filter unless it is beaten beyond noise. Raises InvalidRequest."""
     return candidates.choose(rivals, BASELINE, algorithm)
+
+
+class TimelinessAnomalyTrainer(Trainer):
+    """Training from Python, without the service: when loads came in, a registered model out.
+
+        trainer = TimelinessAnomalyTrainer()
+        model = trainer.train(table_id="orders", arrivals=frame["loaded_at"])
+        trainer.register_model(model, "timeliness-anomaly.orders")
+    """
+
+    def train(self, table_id: str, arrivals: Iterable[Any], algorithm: str = "auto", **options: Any) -> TrainedModel:
+        """`arrivals`: moments, or `historical_data` as the training request takes it.
+
+        `options` are its other fields. Raises InvalidRequest naming the field, or telling why no family could be trained.
+        """
+        told = [one.isoformat() if isinstance(one, datetime) else one for one in arrivals]
+        return self._best(TimelinessTrainRequest, {"table_id": table_id, "algorithm": algorithm, "historical_data": told,
+                                                   **options})
 
 
 def _card(prepared: Prepared, algorithm: str) -> dict[str, Any]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from shared.contract import Input, parse
 from shared.errors import InvalidRequest
 from shared.registry import Registry
+from training import candidates
 from training.candidates import Candidate
+
+MOST_BYTES = 2**30  # of a history given from Python
+MOST_DAYS = 3660  # that one may look back
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,18 @@ class Trainer:
 
     def __init__(self, registry: Registry | None = None) -> None:
         self._registry = registry
+
+    def _best(self, kind: type[Input], body: Mapping[str, Any]) -> TrainedModel:
+        """The best model for a training request that brings its own history, all of it unless the body says how much.
+
+        Raises InvalidRequest naming the field, or telling why no family could be trained.
+        """
+        request: Any = parse(kind, json.dumps({"training_days": MOST_DAYS, **body}).encode(), MOST_BYTES)
+        module: Any = sys.modules[type(self).__module__]  # prepare, fit_candidate and choose are those of the detector
+        prepared = module.prepare(request, None)
+        names = candidates.rivals(request.algorithm, module.FAMILIES, "", None)
+        rivals = module.compare([module.fit_candidate(prepared, name) for name in names])
+        return TrainedModel.of(request.table_id, module.choose(rivals, request.algorithm), rivals)
 
     def register_model(self, model: TrainedModel, name: str) -> str:
         """Publishes and promotes; returns the version.

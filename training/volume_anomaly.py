@@ -21,7 +21,7 @@ from detectors.artefact import Artefact
 from detectors.baselines import bucket_of, rebased, stamp
 from detectors.context import calendar_of, gather, utc
 from detectors.volume import model_name
-from shared.contract import TrainRequest, parse
+from shared.contract import TrainRequest
 from shared.errors import InvalidRequest
 from shared.history import CONFIRMED, EXPECTED, REPAIRED, History, Series
 from shared.registry import Registry
@@ -36,7 +36,6 @@ FAMILIES = ("structural", "prophet", "arima", "seasonal_decomposition", "isolati
 LIBRARIES = {"structural": "numpy", "prophet": "prophet", "arima": "statsmodels", "seasonal_decomposition": "statsmodels",
              "isolation_forest": "scikit-learn", "one_class_svm": "scikit-learn", "lof": "scikit-learn"}
 BUCKETS_A_DAY = {"hourly": 24.0, "daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 30.4}
-MOST_BYTES = 64 * 2**20
 # How far past its training a model can be asked: holiday names are looked up for this long.
 HORIZON_DAYS = 400
 # A champion that expires sooner is replaced: the next run is a week ahead, and may fail.
@@ -231,14 +230,8 @@ class VolumeAnomalyTrainer(Trainer):
         `options` are the other fields of the training request: training_days, timezone, granularity, holidays. Raises
         InvalidRequest naming the field, or telling why no family could be trained.
         """
-        body = {"table_id": table_id, "algorithm": algorithm, "training_days": 3660,
-                "historical_data": _points(historical_data), **options}
-        request = parse(TrainRequest, json.dumps(body).encode(), limit=MOST_BYTES)
-        data = prepared(request, None)
-        names = FAMILIES if algorithm == "auto" else tuple(dict.fromkeys((algorithm, "structural")))
-        rivals = compare([fit_candidate(data, name) for name in names])
-        best = choose(rivals, algorithm)
-        return TrainedModel.of(table_id, best, rivals)
+        return self._best(TrainRequest, {"table_id": table_id, "algorithm": algorithm,
+                                         "historical_data": _points(historical_data), **options})
 
 
 def _points(data: Any) -> list[dict[str, Any]]:
