@@ -14,6 +14,7 @@ from detectors.directory import detector
 from shared.catalogue import Catalogue
 from shared.contract import Answer, Input, parse
 from shared.errors import InvalidJson, InvalidRequest
+from shared.tables import Tables, settled
 
 DAYS_A_MONTH = 30.44
 MOST_LISTED = 1_000
@@ -34,9 +35,10 @@ class BacktestRequest(Input):
     sensitivities: Annotated[list[Sensitivity], Field(min_length=1, max_length=20)] = DEFAULT_SENSITIVITIES
 
 
-def backtest(body: bytes, catalogue: Catalogue) -> dict[str, Any]:
+def backtest(body: bytes, catalogue: Catalogue, tables: Tables | None = None) -> dict[str, Any]:
     """How many alerts a month each sensitivity would have meant, and every point that the highest of them flags.
 
+    What `tables` know of the table counts where the request does not say otherwise, and so do the table's rules.
     `flagged_from` of a point is the lowest of the sensitivities that flags it. Nothing is kept. Raises NotFound for a
     detector that is none, PayloadTooLarge, InvalidJson, InvalidRequest, and what the detector raises.
     """
@@ -44,6 +46,7 @@ def backtest(body: bytes, catalogue: Catalogue) -> dict[str, Any]:
     asked = detector(plan.detector)
     levels = sorted(set(plan.sensitivities))
     request = parse(asked.request, _with(body, asked.blank | {"record": False, "sensitivity": levels[-1]}), MAX_BODY_BYTES)
+    request, unsettled = settled(request, plan.detector, tables) if tables is not None else (request, [])
     answers = list(islice(asked.replay(request, catalogue, plan.points), plan.points))
     judged = [a for a in answers if a.status == "evaluated"]
     if not answers:
@@ -57,7 +60,7 @@ def backtest(body: bytes, catalogue: Catalogue) -> dict[str, Any]:
         "detector": plan.detector, "table_id": request.table_id, "from": answers[0].timestamp, "to": answers[-1].timestamp,
         "points": len(answers), "judged": len(judged), "learning": len(answers) - len(judged),
         "sensitivities": [_level(level, thresholds[level], [f for _, f in flagged], months) for level in levels],
-        "flagged": [_point(a, level) for a, level in flagged[-MOST_LISTED:]], "warnings": _warnings(judged),
+        "flagged": [_point(a, level) for a, level in flagged[-MOST_LISTED:]], "warnings": unsettled + _warnings(judged),
     }
 
 

@@ -87,9 +87,10 @@ class Explanation:
     @property
     def holds(self) -> bool:
         """Whether the history supports it; where it tells nothing, a remarkable day is enough."""
-        if not self.alike + self.unlike:
+        others = self.alike + self.unlike
+        if not others:
             return self.is_remarkable
-        return self.alike > self.unlike and self.factor >= POSITIVE
+        return self.alike / others > max(0.5, self.base) and self.factor >= POSITIVE
 
     def told(self) -> str:
         """`every last day of the month: 3 of the 3 others were like it`"""

@@ -145,7 +145,7 @@ def _move_deadline(answer: TimelinessAnswer, before: float | None) -> None:
     """A load that is still out is called late from the new end of the range on."""
     upper = answer.expected_range[1]
     if answer.late_after is not None and upper is not None and before is not None:
-        moved = datetime.fromisoformat(answer.late_after) + timedelta(minutes=upper - before)
+        moved = datetime.fromisoformat(answer.late_after) + timedelta(seconds=round(60 * (upper - before)))
         answer.late_after = moved.isoformat().replace("+00:00", "Z")
 
 
