@@ -55,12 +55,12 @@ def backtest(body: bytes, catalogue: Catalogue, tables: Tables | None = None) ->
     thresholds = {level: threshold_of(request.model_copy(update={"sensitivity": level})) for level in levels}
     flagged = [(a, next(level for level in levels if score_of(a) >= thresholds[level] or level == levels[-1]))
                for a in judged if a.is_anomaly]
-    months = _months(judged)
+    months = months_of(judged)
     return {
         "detector": plan.detector, "table_id": request.table_id, "from": answers[0].timestamp, "to": answers[-1].timestamp,
         "points": len(answers), "judged": len(judged), "learning": len(answers) - len(judged),
         "sensitivities": [_level(level, thresholds[level], [f for _, f in flagged], months) for level in levels],
-        "flagged": [_point(a, level) for a, level in flagged[-MOST_LISTED:]], "warnings": unsettled + _warnings(judged),
+        "flagged": [_point(a, level) for a, level in flagged[-MOST_LISTED:]], "warnings": unsettled + warnings_of(judged),
     }
 
 
@@ -90,7 +90,7 @@ def _point(answer: Answer, level: float) -> dict[str, Any]:
             "expected_range": answer.expected_range, "message": answer.message}
 
 
-def _months(judged: list[Answer]) -> float:
+def months_of(judged: list[Answer]) -> float:
     """From the first point to the last and one more of the usual distance."""
     moments = sorted(datetime.fromisoformat(a.timestamp) for a in judged if a.timestamp)
     if len(moments) < 2:
@@ -99,7 +99,7 @@ def _months(judged: list[Answer]) -> float:
     return days * len(moments) / (len(moments) - 1) / DAYS_A_MONTH
 
 
-def _warnings(judged: list[Answer]) -> list[str]:
+def warnings_of(judged: list[Answer]) -> list[str]:
     """Each thing that was said once, and that a model has seen the points that it judges."""
     seen = sum(bool(a.model.trained_at and a.timestamp and a.timestamp < a.model.trained_at) for a in judged)
     told = list(dict.fromkeys(w for a in judged for w in a.warnings))

@@ -34,10 +34,13 @@ def threshold_of(request: DetectOptions, judged_a_month: float | None = None) ->
     """The calibrated score from which on something is an anomaly.
 
     `sensitivity` 90 keeps one alarm in 100 normal verdicts, and each 45 points are a factor of ten: 45 keeps one in 1,000,
-    0 one in 10,000. `max_alerts_per_month` can only raise the threshold; a month has `judged_a_month` verdicts, one for each
-    bucket where that is left out.
+    0 one in 10,000. `max_alerts_per_month` can only raise the threshold: to the one that was calibrated for this number by
+    the table's past, else to the nominal rate; a month has `judged_a_month` verdicts, one for each bucket where that is left
+    out.
     """
-    rate = 10 ** (-2 - (90 - request.sensitivity) / 45)
+    rate, budget = 10 ** (-2 - (90 - request.sensitivity) / 45), request.alert_budget
+    if budget is not None and budget.max_alerts_per_month == request.max_alerts_per_month:
+        return max(1 - rate, budget.threshold)
     if request.max_alerts_per_month is not None:
         rate = min(rate, request.max_alerts_per_month / (judged_a_month or BUCKETS_A_MONTH[request.granularity]))
     return 1 - rate

@@ -38,6 +38,7 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
         "restart_batch": ("POST", "v1/batch/{batch_id}/restart", "FUNCTION"),
         "describe_table": ("POST", "v1/tables/{table_id}", "FUNCTION"),
         "show_table": ("GET", "v1/tables/{table_id}", "FUNCTION"),
+        "set_alert_budget": ("POST", "v1/tables/{table_id}/alert-budget", "FUNCTION"),
         "list_tables": ("GET", "v1/tables", "FUNCTION"),
         "load_observations": ("POST", "v1/observations", "FUNCTION"),
         "replay_history": ("POST", "v1/backtest", "FUNCTION"),
