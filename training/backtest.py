@@ -114,7 +114,7 @@ class HeldOut:
         days = np.arange(first, len(judged))
         days = days[np.isfinite(judged[days])]
         faulty = faulty_values(observed[days], observed[days - 1], observed[days - OTHER[series.granularity]])
-        return cls(first, days, judged[days], faulty, said[days])
+        return cls(first, days, judged[days], np.where(said[days, None] > 0, np.nan, faulty), said[days])
 
     @property
     def candidates(self) -> FloatArray:

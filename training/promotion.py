@@ -26,7 +26,7 @@ from training.evaluation import LEAD, Difference, Scores
 from training.gates import Measure
 
 type Outcome = Literal["first", "better", "refreshed", "forced", "worse", "equal", "overfitted", "slow", "too_large",
-                       "parity", "labels", "never", "untrainable", "unchanged", "too_little_history", "failed"]
+                       "parity", "labels", "never", "untrainable"]
 
 PROMOTED = ("first", "better", "refreshed", "forced")
 LAST = 3  # one in so many of the held-out points, the latest, confirms what the others chose
@@ -103,7 +103,7 @@ def decide(trainer: Any, prepared: Any, candidates: Sequence[Candidate], champio
         failed = [c.algorithm for c in candidates if not gates.is_right(c.figures.get("parity"))]
         return Decision("parity" if failed else "untrainable", error.message, gates={"parity": {"failed": failed}})
     against = _against(trainer, prepared, candidates, champion, measure) if champion else None
-    asked = challengers if request.promote == "if_better" else challengers[:1]
+    asked = challengers[:1] if request.promote == "always" else challengers
     decisions = []
     for challenger in asked:
         decisions.append(_judged(trainer, prepared, challenger, against, measure))
