@@ -134,7 +134,7 @@ def test_registering_does_not_promote_where_that_is_asked(
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["--from-history"], "There is no history of orders"), (["--data", "short"], "needs 8 usable points")])
+    (["--from-history"], "There is no history of orders"), (["--data", "short"], "needs 42 usable points")])
 def test_a_table_with_too_little_history_is_told_so(
         arguments: list[str], told: str, environment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = tmp_path / "short.csv"

@@ -22,7 +22,7 @@ from detectors.directory import detector as detector_of
 from shared.contract import parse
 from shared.errors import InvalidRequest, ServiceError
 from shared.settings import InvalidSetting
-from training import data_files, promotion
+from training import data_files
 from training.data_files import Columns, Told
 
 NOTHING_TRAINED, WRONG_USE = 1, 2
@@ -110,30 +110,33 @@ def train(detector: str, request: Any, options: argparse.Namespace) -> dict[str,
     from tqdm import tqdm
 
     from shared.worker import history, registry
+    from training import azure_ml, promotion
+    from training.candidates import rivals
 
     trainer: Any = import_module(f"training.{detector}_anomaly")
     name = detector_of(detector).model_name(request)
-    if options.register:
-        registry().champion(name)  # storage that does not answer is told before the work
+    store = registry() if options.register else None
+    if store is not None:
+        store.champion(name)  # storage that does not answer is told before the work
     prepared = trainer.prepare(request, history() if options.from_history else None)
-    baseline = trainer.FAMILIES[0]
-    names = trainer.families(request, registry()) if options.register else [
-        family for family in trainer.FAMILIES if request.algorithm == "auto" or family in (request.algorithm, baseline)]
     fitted = []
-    with tqdm(names, unit="family", desc=request.table_id) as bar:
+    with tqdm(rivals(request.algorithm, trainer.FAMILIES, name, store), unit="family", desc=request.table_id) as bar:
         for family in bar:
             bar.set_postfix_str(family)
             fitted.append(trainer.fit_candidate(prepared, family))
-    rivals = trainer.compare(fitted)
-    best = trainer.choose(rivals, request.algorithm)
-    outcome = {"detector": detector, "table_id": request.table_id, "model_name": name, "history": prepared.facts(),
-               "candidates": [rival.figures for rival in rivals], "chosen": best.algorithm, "file": None, "registered": None}
+    compared = trainer.compare(fitted)
+    registered = None
+    if store is not None:
+        registered = promotion.conclude(trainer, prepared, fitted, name, request, store)
+        registered["registration"] = azure_ml.mirror(name, store, registered["challenger"]["version"])
+        chosen = registered["challenger"]["algorithm"]
+    else:
+        chosen = trainer.choose(compared, request.algorithm).algorithm
     if options.out:
-        options.out.write_bytes(best.payload)
-        outcome["file"] = str(options.out)
-    if options.register:
-        outcome["registered"] = promotion.conclude(trainer, prepared, fitted, name, request, registry())
-    return outcome
+        options.out.write_bytes(next(candidate.payload for candidate in fitted if candidate.algorithm == chosen))
+    return {"detector": detector, "table_id": request.table_id, "model_name": name, "history": prepared.facts(),
+            "candidates": [candidate.figures for candidate in compared], "chosen": chosen,
+            "file": str(options.out) if options.out else None, "registered": registered}
 
 
 def words(outcome: dict[str, Any]) -> list[str]:
@@ -150,6 +153,7 @@ def words(outcome: dict[str, Any]) -> list[str]:
     if registered := outcome["registered"]:
         lines.append(f"Registered as {outcome['model_name']}, version {registered['challenger']['version']}, and "
                      f"{registered['decision']}: {registered['reason']}")
+        lines.append(f"Azure ML: {registered['registration']['status']}. {registered['registration']['reason']}")
     elif not outcome["file"]:
         lines.append("Nothing was kept: --out writes the model to a file, --register publishes it")
     return lines
