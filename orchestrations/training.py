@@ -23,7 +23,8 @@ from detectors.directory import detector
 from shared.contract import parse
 from shared.errors import Conflict, InvalidRequest
 from shared.jobs import FINAL, Jobs
-from shared.worker import history, jobs, registry
+from shared.tables import with_baseline
+from shared.worker import history, jobs, registry, tables
 from shared.workspace import outlook
 
 blueprint = df.Blueprint()
@@ -39,6 +40,7 @@ async def start(client: df.DurableOrchestrationClient, records: Jobs, kind: str,
     """
     trained = detector(kind)
     request: Any = parse(trained.train_request, body, MAX_BODY_BYTES)
+    request = await to_thread(with_baseline, request, kind, tables())
     record = await to_thread(records.accept, kind, request.model_dump_json(by_alias=True, exclude_none=True),
                              table_id=request.table_id, model_name=trained.model_name(request))
     return await _run(client, record)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from detectors.context import calendar_of
 from shared.cache import Cache
-from shared.contract import DetectOptions, check_size, refusal, whole_number
+from shared.contract import DetectOptions, Input, check_size, refusal, whole_number
 from shared.contract_tables import Table, with_defaults
 from shared.entities import Entities, Row, quoted
 from shared.errors import InvalidJson, InvalidRequest, NotFound, PayloadTooLarge, StorageUnavailable
@@ -105,6 +105,14 @@ def settled[T: DetectOptions](request: T, detector: str, tables: Tables) -> tupl
         return with_defaults(request, tables.get(request.table_id), detector), []
     except StorageUnavailable:
         return request, ["Storage does not answer: the table's settings were left out."]
+
+
+def with_baseline[T: Input](request: T, detector: str, tables: Tables) -> T:
+    """A training request with the new normal of its table, where it tells none. Raises StorageUnavailable."""
+    asked: Any = request
+    table = tables.get(asked.table_id)
+    baseline = table.settings.baselines.get(detector) if table else None  # type: ignore[call-overload]
+    return request if asked.baseline or baseline is None else request.model_copy(update={"baseline": baseline})
 
 
 def describe(tables: Tables, table_id: str, body: bytes) -> dict[str, Any]:
