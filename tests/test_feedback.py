@@ -5,90 +5,40 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zlib import crc32
 
 import pytest
 
-from detectors.directory import DETECTORS
-from shared import batch_items, correcting, observations, telling
-from shared.alerts import Alerts
+from shared import batch_items, correcting
 from shared.batch_items import keep
-from shared.catalogue import Catalogue
-from shared.contract import Answer, parse
 from shared.correcting import Desk
 from shared.errors import InvalidRequest, NotFound, StorageUnavailable
-from shared.events import ANOMALY, RECOVERED, Publisher
-from shared.feedback import Feedback, Said
+from shared.events import ANOMALY, RECOVERED
+from shared.feedback import Said
 from shared.history import Point
-from shared.judging import judge
-from shared.queues import Queues
-from shared.settings import Settings
-from shared.tables import Tables
-from tests import columns, profiles
+from tests import profiles
 from tests.columns import orders
-
-# A table whose first Mondays are low: the fourth of them is spoken of. No detector counts Mondays, so each is flagged.
-FIRST_MONDAYS = [datetime(2026, month, day, 2, tzinfo=UTC) for month, day in ((7, 6), (8, 3), (9, 7), (10, 5), (11, 2))]
-LAST, NEXT = FIRST_MONDAYS[3:]
-NOW = LAST + timedelta(hours=7)
+from tests.speaking import (
+    LAST,
+    NOW,
+    ask,
+    count,
+    desk_after_false_alarm,
+    desk_on,
+    published,
+    rows_of,
+    say,
+    status_at,
+)
 
 
 @pytest.fixture
 def desk(storage: str) -> Desk:
-    settings = Settings(connection_string=storage)
-    catalogue = Catalogue(settings)
-    return Desk(catalogue, Tables(catalogue.history, "described"), Feedback(catalogue.history, "said"),
-                Alerts(catalogue.history, "alerts"), Publisher(Queues(settings), settings))
-
-
-def rows_of(day: datetime) -> float:
-    """10,000 on working days and half of that at weekends, give or take 3 percent; half of it on first Mondays."""
-    noise = 1 + 0.06 * (crc32(day.date().isoformat().encode()) % 1000 / 1000 - 0.5)
-    return round(10_000 * noise * (0.5 if day.weekday() > 4 or day in FIRST_MONDAYS else 1))
-
-
-def counts(first: datetime, last: datetime) -> list[Point]:
-    """A count a day; first Mondays as they were flagged."""
-    days = [first + timedelta(n) for n in range((last - first).days + 1)]
-    return [Point(day, rows_of(day), "anomaly" if day in FIRST_MONDAYS else "ok") for day in days]
-
-
-def ask(desk: Desk, detector: str, now: datetime = NOW, **body: Any) -> Answer:
-    """A verdict, with what it leaves in the history and for alerts."""
-    request = parse(DETECTORS[detector].request, json.dumps(body).encode())
-    judged = judge(detector, request, desk.catalogue, desk.tables, now)
-    if judged.observation is not None:
-        observations.observe(judged.observation.encode(), desk.catalogue.history)
-        telling.consider(judged.observation.encode(), desk.alerts, desk.tables, desk.publisher)
-    return judged.answer
-
-
-def count(desk: Desk, day: datetime, rows: float, **body: Any) -> Answer:
-    asked = {"table_id": "orders", "timestamp": day.isoformat(), "current_row_count": rows} | body
-    return ask(desk, "volume", day + timedelta(hours=1), **asked)
-
-
-def say(desk: Desk, label: str, now: datetime = NOW, **more: Any) -> dict[str, Any]:
-    asked = {"table_id": "orders", "detector": "volume", "timestamp": LAST.isoformat(), "label": label} | more
-    return correcting.say(json.dumps(asked).encode(), desk, now)
-
-
-def status_at(desk: Desk, day: datetime, detector: str = "volume") -> str:
-    found = desk.catalogue.history.read(detector, "orders", day, day + timedelta(microseconds=1))
-    return ("ok", "anomaly", "expected", "repaired", "excluded", "confirmed")[found.status[0]]
-
-
-def published(desk: Desk) -> list[str]:
-    queue = desk.catalogue.settings.anomalies_queue
-    return [json.loads(text)["type"] for text in Queues(desk.catalogue.settings).peek(queue).values()]
+    return desk_on(storage)
 
 
 @pytest.fixture
-def false_alarm(desk: Desk) -> Desk:
-    """A summer of counts, and the first Monday of October flagged."""
-    desk.catalogue.history.record("volume", "orders", counts(datetime(2026, 6, 23, 2, tzinfo=UTC), LAST - timedelta(1)))
-    assert count(desk, LAST, rows_of(LAST)).is_anomaly
-    return desk
+def false_alarm(storage: str) -> Desk:
+    return desk_after_false_alarm(storage)
 
 
 # Once
@@ -209,120 +159,6 @@ def test_a_call_that_judges_the_same_value_again_leaves_the_word(false_alarm: De
     assert known.said_of(int(LAST.timestamp()), rows_of(LAST)) == "confirmed"
 
 
-# Always
-
-
-def judged_next(desk: Desk, day: datetime, last: datetime) -> dict[str, bool]:
-    """What would be told of a day, once everything until then was counted."""
-    desk.catalogue.record_many("volume", {"orders": counts(last + timedelta(1), day - timedelta(1))})
-    half = 5_000 if day.weekday() < 5 else 2_500
-    cases = {"as before": (day, half), "far less": (day, half * 0.7), "outage": (day, 0), "twice": (day, 4 * half),
-             "day before": (day - timedelta(1), 2_000)}
-    return {name: count(desk, at, rows, record=False).is_anomaly for name, (at, rows) in cases.items()}
-
-
-def test_the_next_first_monday_is_quiet_and_an_outage_that_day_is_told(false_alarm: Desk) -> None:
-    told = say(false_alarm, "expected", scope="always", note="closing")
-
-    judged = judged_next(false_alarm, NEXT, LAST)
-
-    assert told["rule"]["words"] == "every first Monday of the month" and told["rule"]["note"] == "closing"
-    assert told["explanation"] == "every first Monday of the month: 3 of the 3 others were like it"
-    assert {"when": {"weekday": "monday"}, "words": "every Monday", "alike": 3, "others": 14} in told["alternatives"]
-    assert judged == {"as before": False, "far less": True, "outage": True, "twice": True, "day before": True}
-
-
-def test_without_the_rule_the_next_first_monday_is_told(false_alarm: Desk) -> None:
-    say(false_alarm, "expected")
-
-    assert judged_next(false_alarm, NEXT, LAST)["as before"]
-
-
-def test_a_month_end_that_nothing_in_the_history_is_like_becomes_a_rule_once_its_days_are_chosen(desk: Desk) -> None:
-    low, following = datetime(2026, 9, 30, 2, tzinfo=UTC), datetime(2026, 10, 31, 2, tzinfo=UTC)
-    desk.catalogue.history.record("volume", "orders", counts(datetime(2026, 6, 23, 2, tzinfo=UTC), low - timedelta(1)))
-    assert count(desk, low, 5_000).is_anomaly
-
-    first = say(desk, "expected", scope="always", timestamp="2026-09-30")
-    offered = next(one["when"] for one in first["alternatives"] if one["words"] == "every last day of the month")
-    chosen = say(desk, "expected", scope="always", timestamp="2026-09-30", when=offered)
-
-    assert first["rule"] is None and first["kept_once"].startswith("No day of the calendar explains it")
-    assert chosen["changed"] and chosen["rule"]["words"] == "every last day of the month"
-    judged = judged_next(desk, following, low)
-    assert judged == {"as before": False, "far less": True, "outage": True, "twice": True, "day before": True}
-
-
-def test_days_may_be_chosen_and_must_have_the_point_among_them(false_alarm: Desk) -> None:
-    told = say(false_alarm, "expected", scope="always", when={"day": 5})
-
-    assert told["rule"]["words"] == "every fifth day of the month"
-    with pytest.raises(InvalidRequest, match="leaves the point itself out"):
-        say(false_alarm, "expected", scope="always", when={"weekday": "friday"})
-
-
-def test_another_word_always_replaces_the_days_of_the_rule(false_alarm: Desk) -> None:
-    say(false_alarm, "expected", scope="always", when={"weekday": "monday", "nth": 1})
-    say(false_alarm, "ignore", scope="always", when={"day": 5})
-
-    [rule] = (false_alarm.tables.get("orders") or pytest.fail()).settings.rules.values()
-    assert rule.label == "ignore" and rule.when is not None
-    assert rule.when.model_dump(exclude_none=True) == {"day": 5} and not rule.bounds
-
-
-def test_where_the_calendar_explains_nothing_the_word_is_kept_once(false_alarm: Desk) -> None:
-    tuesday = datetime(2026, 9, 15, 2, tzinfo=UTC)
-    false_alarm.catalogue.record_many("volume", {"orders": [Point(tuesday, 2_000)]})
-
-    told = say(false_alarm, "expected", scope="always", timestamp=tuesday.isoformat())
-
-    assert told["rule"] is None and told["kept_once"].startswith("No day of the calendar explains it")
-    assert {one["words"] for one in told["alternatives"]} >= {"every Tuesday", "every third Tuesday of the month"}
-    assert status_at(false_alarm, tuesday) == "expected"
-
-
-def test_a_value_that_is_always_wrong_is_a_bound_unless_most_of_what_it_tells_is_normal(false_alarm: Desk) -> None:
-    tuesday = LAST + timedelta(1)
-    count(false_alarm, tuesday, 150)
-
-    told = say(false_alarm, "anomaly", scope="always", timestamp=tuesday.isoformat())
-    common = say(false_alarm, "anomaly", scope="always")  # as many as at weekends
-
-    assert told["rule"]["words"] == "always" and told["rule"]["bounds"][0]["value"] == 150
-    assert common["rule"] is None and "normal" in common["kept_once"]
-
-
-def test_a_table_has_so_many_rules_and_one_is_removed_by_its_name(false_alarm: Desk) -> None:
-    many = {f"rule{n}": {"detector": "volume", "label": "ignore", "when": {"month": 2}, "created_at": NOW.isoformat()}
-            for n in range(50)}
-    false_alarm.tables.put("orders", {"settings": {"rules": many}})
-
-    with pytest.raises(InvalidRequest, match="at most 50 rules"):
-        say(false_alarm, "expected", scope="always")
-    assert status_at(false_alarm, LAST) == "anomaly"
-
-    false_alarm.tables.put("orders", {"settings": {"rules": {"rule7": None}}})
-    assert say(false_alarm, "expected", scope="always")["rule"]
-
-
-# A new normal
-
-
-def test_a_new_normal_begins_with_its_point_and_what_was_flagged_since_is_expected(false_alarm: Desk) -> None:
-    since = [LAST + timedelta(n) for n in (1, 2, 3)]
-    false_alarm.catalogue.record_many("volume", {"orders": [Point(day, 3_000, "anomaly", 0.999) for day in since]})
-
-    told = say(false_alarm, "new_normal", NOW + timedelta(5))
-
-    assert (told["status"], told["points"]) == ("expected", 4)
-    assert (false_alarm.tables.get("orders") or pytest.fail()).settings.baselines == {"volume": LAST}
-    assert {status_at(false_alarm, day) for day in since} == {"expected"}
-
-    back = say(false_alarm, "none")
-    assert back["points"] == 4 and {status_at(false_alarm, day) for day in since} == {"anomaly"}
-    assert not (false_alarm.tables.get("orders") or pytest.fail()).settings.baselines
-
-
 # Alerts
 
 
@@ -404,23 +240,6 @@ def test_words_about_profiles_formats_and_steps_correct_their_documents(desk: De
     assert {one["status"] for one in told.values()} == {"excluded"}
     assert not any(one["changed"] for one in after.values()), "judged again, the word stays"
     assert {said.detector for said in desk.feedback.scan()} == set(bodies)
-
-
-def test_an_odd_format_said_to_be_expected_on_its_days_is_quiet_there(desk: Desk) -> None:
-    for n in range(1, 30):
-        desk.catalogue.history._list("pattern.id", ["orders"])
-        ask(desk, "pattern", table_id="orders", column="id", values=orders(200, n), timestamp=columns.day(n).isoformat())
-    odd = [*orders(180, 99), *("ORD_4711",) * 20]
-    at = columns.day(30)  # 31 May
-    assert ask(desk, "pattern", table_id="orders", column="id", values=odd, timestamp=at.isoformat()).is_anomaly
-
-    told = say(desk, "expected", detector="pattern", column="id", timestamp="2026-05-31", scope="always")
-    judged = {day: ask(desk, "pattern", table_id="orders", column="id", values=odd, timestamp=f"{day}T02:00:00Z",
-                       record=False) for day in ("2026-06-29", "2026-06-30")}
-
-    assert told["rule"]["words"] == "every last day of the month" and told["rule"]["column"] == "id"
-    assert not judged["2026-06-30"].is_anomaly
-    assert judged["2026-06-29"].rule is None
 
 
 def test_an_arrival_is_found_by_the_day_that_it_was_due_on(desk: Desk) -> None:
