@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation import FAULTS, PREVALENCE, Scores, beats, faulty_values, quality, without_incidents
+from training.evaluation import FAULTS, PREVALENCE, Scores, beats, difference, faulty_values, quality, without_incidents
 
 NAMES = list(FAULTS)
 
@@ -80,3 +80,81 @@ def test_one_detector_alone_cannot_excuse_itself() -> None:
     alone.normal[3] = 0.9999
 
     assert without_incidents([alone])[0].normal[3] == 0.9999
+
+
+def test_what_most_flag_for_longer_than_a_week_is_a_level_that_they_do_not_know() -> None:
+    used, one, other = scores(0.5, 0.999), scores(0.5, 0.999), scores(0.5, 0.999)
+    for stale in (one, other):
+        stale.normal[10:17], stale.normal[30:38] = 0.9999, 0.9999
+
+    together = without_incidents([used, one, other])
+
+    assert np.isnan(together[1].normal[10:17]).all() and (together[1].normal[30:38] == 0.9999).all()
+
+
+def test_what_all_flag_is_an_incident_however_long_it_lasts() -> None:
+    stopped = [scores(0.5, 0.999) for _ in range(3)]
+    for each in stopped:
+        each.normal[20:50] = 0.9999
+
+    assert all(np.isnan(each.normal[20:50]).all() for each in without_incidents(stopped))
+
+
+def test_a_point_that_a_person_spoke_of_is_no_incident() -> None:
+    said = np.zeros(60, np.int8)
+    said[3], said[4] = -1, 1
+    normal = np.repeat([0.9999, 0.5], [5, 55])
+    flagging = [Scores(normal, np.full((60, len(FAULTS)), 0.999), said) for _ in range(2)]
+
+    together = without_incidents(flagging)
+
+    assert np.isnan(together[0].normal[:3]).all() and (together[0].normal[3:5] == 0.9999).all()
+    assert quality(together[0])["labels"] == {"anomalies": 1, "found": 1, "expected": 1, "flagged": 1}
+    assert quality(together[0])["fpr"] == pytest.approx(1 / 56, abs=1e-4)
+
+
+def test_a_confirmed_anomaly_counts_in_no_injected_figure() -> None:
+    plain, with_word = scores(0.5, 0.999), scores(0.5, 0.999)
+    with_word.normal[7], with_word.faulty[7], with_word.said[7] = 0.9999, 0.1, 1
+
+    figures = quality(with_word)
+
+    assert figures["labels"] == {"anomalies": 1, "found": 1, "expected": 0, "flagged": 0}
+    assert figures["points"] == 59 and {name: figures[name] for name in ("f1", "recall", "fpr")} == {
+        name: quality(plain)[name] for name in ("f1", "recall", "fpr")}
+
+
+def test_the_difference_of_two_is_the_opposite_of_that_of_the_two_exchanged() -> None:
+    one, other = scores(0.5, 0.999, days=90), scores(0.5, 0.999, days=90)
+    one.faulty[::3, 2], other.normal[::20] = 0.5, 0.999
+
+    ahead, behind = difference(one, other), difference(other, one)
+
+    assert (behind.f1, behind.fpr) == (-ahead.f1, -ahead.fpr)
+    assert behind.f1_interval == pytest.approx([-end for end in ahead.f1_interval[::-1]])
+    assert ahead.f1_interval[0] < ahead.f1 < ahead.f1_interval[1] and ahead.fpr == pytest.approx(-5 / 90)
+
+
+def test_only_what_both_judged_is_compared() -> None:
+    whole, half = scores(0.5, 0.999), scores(0.5, 0.999)
+    whole.normal[30:], whole.faulty[30:] = 0.999, 0.5
+    half.normal[30:], half.faulty[30:] = np.nan, np.nan
+
+    assert difference(whole, half).f1_interval == (0.0, 0.0)
+    assert difference(whole, Scores(np.full(60, np.nan), np.full((60, len(FAULTS)), np.nan))).f1_interval == (0.0, 0.0)
+
+
+def test_alarms_in_a_row_are_less_evidence_than_as_many_apart() -> None:
+    quiet, row, apart = (scores(0.5, 0.999, days=120) for _ in range(3))
+    row.normal[50:58], apart.normal[::15] = 0.999, 0.999
+
+    together, scattered = (difference(quiet, alarming) for alarming in (row, apart))
+    wide, narrow = (each.fpr_interval[1] - each.fpr_interval[0] for each in (together, scattered))
+
+    assert together.fpr == scattered.fpr
+    assert wide > 1.5 * narrow
+
+
+def test_scores_whose_points_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in d"):
+        Scores(np.zeros(3), np.zeros((4, 2)))

@@ -52,13 +52,17 @@ def test_a_trained_model_answers_and_says_which_it_is(service: httpx.Client) -> 
 def test_training_again_keeps_the_versions_before(service: httpx.Client) -> None:
     load(service, "twice", 91)
 
-    versions = [train(service, "twice", algorithm="structural")["result"]["challenger"]["version"] for _ in range(2)]
+    results = [train(service, "twice", algorithm="structural", promote=promote)["result"]
+               for promote in ("if_better", "if_better", "always")]
 
     model = service.get("/v1/models/volume-anomaly.twice").json()
-    assert versions == ["1", "2"] and model["champion"]["version"] == "2"
+    assert [result["challenger"]["version"] for result in results] == ["1", "2", "3"]
+    assert [result["champion"] for result in results] == ["1", "1", model["champion"]["version"]]
+    assert [result["outcome"] for result in results] == ["first", "equal", "forced"]
+    assert results[1]["decision"] == "kept" and results[1]["compared_with"]["quality"] == results[1]["challenger"]["quality"]
     assert [p["version"] for p in model["previous"]] == ["1"]
     back = service.post("/v1/models/volume-anomaly.twice/rollback", json={"reason": "worse on Mondays"}).json()
-    assert (back["champion"]["version"], back["rolled_back"], back["champion"]["reason"]) == ("1", "2", "worse on Mondays")
+    assert (back["champion"]["version"], back["rolled_back"], back["champion"]["reason"]) == ("1", "3", "worse on Mondays")
     verdict = volume(service, table_id="twice", timestamp="2026-08-31T02:00:00Z", record=False)
     assert verdict["model"]["version"] == "1"
     again = service.post("/v1/models/volume-anomaly.twice/rollback")
