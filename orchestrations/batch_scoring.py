@@ -5,6 +5,7 @@
       score_chunks  x n        at most GROUP chunks each
         score_chunk  x GROUP   one chunk: judge its items, keep what was seen, write its part
       finish_batch             the summary, with incidents; anomalies are told as events, an incident's as one
+      log_batch                the verdicts as Parquet, where a container is set for them
 
 What an orchestration carries is a batch id and counts; items and answers lie in blobs. Every activity can run twice: a chunk
 whose part is written is done, so a batch that was interrupted goes on where it was.
@@ -146,10 +147,13 @@ def score_batch(context: df.DurableOrchestrationContext) -> Generator[Any, Any, 
                                                                                                    plan["chunks"])})
                   for first in range(1, plan["chunks"] + 1, GROUP)]
         yield from engine.each(groups)
-        return (yield context.call_activity_with_retry("finish_batch", RETRY, job))
+        finished = yield context.call_activity_with_retry("finish_batch", RETRY, job)
     except Exception as error:
         yield context.call_activity_with_retry("fail_batch", RETRY, {**job, "reason": str(error)})
         raise
+    if finished and finished.get("to_log"):
+        yield context.call_activity_with_retry("log_batch", RETRY, job)
+    return finished
 
 
 @blueprint.orchestration_trigger(context_name="context")  # type: ignore[arg-type]  # it types two-argument functions only
@@ -214,7 +218,8 @@ def finish_batch(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # the 
     telling.announce(record["detector"], alerts(), publisher(),
                      lambda: batch_summary.labels(batch_summary.tables_of(batches(), record), tables()))
     batches().update(batch_id, instance, state="succeeded", finished_at=finished.isoformat())
-    return {name: summary[name] for name in ("total", "failed", "anomalies")}
+    return {name: summary[name] for name in ("total", "failed", "anomalies")} | (
+        {"to_log": True} if catalogue().settings.logs_container else {})
 
 
 @blueprint.activity_trigger(input_name="job")

@@ -1,4 +1,4 @@
-"""The items of a batch, one at a time, whatever they came in. The only home of pyarrow.
+"""The items of a batch, one at a time, whatever they came in.
 
 An item is the JSON text of one detect call; what cannot be read as one is given as the error to report, with its line, and
 the next one is read. Memory stays bounded by the longest item, or by the row group of a Parquet file.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
@@ -17,15 +16,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from shared import parquet
 from shared.contract import MAX_BODY_BYTES
 from shared.errors import InvalidRequest, PayloadTooLarge, ServiceError
 
 type Item = tuple[int, bytes | ServiceError]
 
 MAX_ITEM_BYTES: Final = MAX_BODY_BYTES
-MAX_FILE_BYTES: Final = 2 * 2**30
-MAX_ROW_GROUP_BYTES: Final = 512 * 2**20
-PARQUET_ROWS: Final = 256
 _TOO_LONG: Final = f"An item has at most {MAX_ITEM_BYTES:,} bytes."
 
 
@@ -150,27 +147,8 @@ def _value(cell: str) -> Any:
 
 
 def _of_parquet(chunks: Iterable[bytes]) -> Iterator[Item]:
-    import pyarrow.parquet as parquet
-    from pyarrow import ArrowException
-
-    with tempfile.TemporaryFile() as file:  # the index of a Parquet file is at its end
-        for chunk in chunks:
-            file.write(chunk)
-            if file.tell() > MAX_FILE_BYTES:
-                raise PayloadTooLarge(f"A file of more than {MAX_FILE_BYTES:,} bytes is not read.", "input_blob")
-        number = 0
-        try:
-            opened = parquet.ParquetFile(file)
-            groups = (opened.metadata.row_group(n).total_byte_size for n in range(opened.metadata.num_row_groups))
-            if max(groups, default=0) > MAX_ROW_GROUP_BYTES:
-                raise PayloadTooLarge(f"A row group has more than {MAX_ROW_GROUP_BYTES:,} bytes: write smaller ones.",
-                                      "input_blob")
-            for batch in opened.iter_batches(PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, _written(row)
-        except (ArrowException, OSError) as error:
-            raise InvalidRequest(f"The Parquet file cannot be read after row {number:,}: {error}", "input_blob") from None
+    for number, row in enumerate(parquet.read(chunks), 1):
+        yield number, _written(row)
 
 
 def _written(row: Mapping[str, Any]) -> bytes | ServiceError:

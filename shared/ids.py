@@ -14,7 +14,8 @@ from shared.errors import InvalidRequest
 _RULE = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,%d}(?<!\.)"
 ID_PATTERN = re.compile(_RULE % 62)
 MODEL_NAME_PATTERN = re.compile(_RULE % 126)
-_SEGMENT = re.compile(_RULE % 254)
+# Blobs may lie in folders such as `date=2026-09-21`.
+_SEGMENT = re.compile((_RULE % 254).replace("_.-]", "_.=-]"))
 MAX_BLOB_NAME = 1024
 
 
@@ -32,7 +33,7 @@ def check_model_name(text: str, target: str = "model") -> str:
 
 
 def check_blob_name(text: str, target: str = "blob") -> str:
-    """Ids joined by `/`. Raises InvalidRequest."""
+    """Ids joined by `/`, which may hold `=` here. Raises InvalidRequest."""
     if not isinstance(text, str) or len(text) > MAX_BLOB_NAME or not all(map(_SEGMENT.fullmatch, text.split("/"))):
         raise InvalidRequest("A blob name is a path of ids.", target)
     return text

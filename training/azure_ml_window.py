@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pyspark.sql import SparkSession
 
     logged = SparkSession.builder.getOrCreate().read.parquet(asked.input_data)
-    chosen = logged.where(within(asked.data_window_start, asked.data_window_end)).select(*asked.columns.split(","))
+    # A point that a batch judged is in the log of the history too.
+    own = logged.where(within(asked.data_window_start, asked.data_window_end))
+    chosen = own.dropDuplicates(["table_id", "column", "timestamp"]).select(*asked.columns.split(","))
     if chosen.limit(1).count() == 0:
         raise ValueError(f"There is no verdict from {asked.data_window_start} to {asked.data_window_end}.")
     chosen.write.option("output_format", "parquet").option("overwrite", True).mltable(asked.preprocessed_input_data)
