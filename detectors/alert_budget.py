@@ -27,7 +27,7 @@ from detectors.backtest import MOST_LISTED, months_of, score_of, warnings_of
 from detectors.decision import BUCKETS_A_MONTH, SEVERITY_SCORES, threshold_of
 from detectors.directory import detector
 from shared.catalogue import Catalogue
-from shared.contract import AlertBudget, Answer, DetectOptions, Input, parse
+from shared.contract import Answer, DetectOptions, Input, parse
 from shared.contract_pattern import ColumnName
 from shared.documents import Documents
 from shared.errors import InvalidRequest
@@ -119,8 +119,6 @@ def calibrated(asked: BudgetRequest, table_id: str, catalogue: Catalogue, tables
     now_at, nominal = threshold_of(request, a_month), threshold_of(own, a_month)
     found = threshold_for(budget, [point.rank for point in normal], a_month, threshold_of(plain))
     chosen = nominal if found is None else found
-    kept = None if found is None else AlertBudget(max_alerts_per_month=budget, threshold=found, calibrated_at=now,
-                                                  points=len(normal))
     answer = {
         "table_id": table_id, "detector": kind, "column": asked.column, "max_alerts_per_month": budget,
         "from": answers[0].timestamp, "to": answers[-1].timestamp, "points": len(answers), "judged": len(judged),
@@ -132,7 +130,9 @@ def calibrated(asked: BudgetRequest, table_id: str, catalogue: Catalogue, tables
     }
     answer["meaning"] = _meaning(answer, found, a_month)
     if asked.apply:
-        _keep(asked, table_id, kept, tables)
+        own_budget = None if found is None else {"max_alerts_per_month": budget, "threshold": found, "points": len(normal),
+                                                 "calibrated_at": now.isoformat()}
+        _keep(asked, table_id, own_budget, tables)
     return answer
 
 
@@ -240,8 +240,8 @@ def _times(a_month: float | None) -> str:
     return "alerts of an unknown rate" if a_month is None else f"{a_month:g} alerts a month"
 
 
-def _keep(asked: BudgetRequest, table_id: str, budget: AlertBudget | None, tables: Tables) -> None:
+def _keep(asked: BudgetRequest, table_id: str, budget: dict[str, Any] | None, tables: Tables) -> None:
     """Into the table's settings; without a calibrated threshold an earlier one goes."""
-    own = {asked.column or "": None if budget is None else budget.model_dump(mode="json")}
+    own = {asked.column or "": budget}
     patch: dict[str, Any] = {"max_alerts_per_month": asked.max_alerts_per_month, "alert_budgets": own}
     tables.put(table_id, {"settings": {"detectors": {asked.detector: patch}}})

@@ -231,7 +231,7 @@ def conclude(case: Case, judgement: Judgement | None, by_model: bool = False, ov
         if by_model:
             model, window = model_use(case.known.model), card["window"]
         elif overruled:
-            warnings.append(f"A new level{_since(case)}: the model, which was trained on the one before, would have flagged "
+            warnings.append(f"A new level since about {_since(case)}: the model knows the one before and would have flagged "
                             "this count, the structural baseline answered.")
         elif not case.taught and request.baseline is not None:
             warnings.append(baselines.untaught(request.baseline, "the structural baseline"))
@@ -269,16 +269,14 @@ def own_model_inputs(case: Case) -> Inputs | None:
 
 
 def _since(case: Case) -> str:
-    """When the level began that the structural filter accepted last, where it is known."""
+    """The day on which the level began that the structural filter accepted last, or is about to accept."""
     context, request = case.context, case.request
     state = replays.state(request.table_id, context.start, context.learnable, case.holiday[:-1], request.granularity)
-    if not state.change.item():
-        return ""
-    accepted = case.bucket - 1 - int(REMEMBER - state.remembered.item())
-    first = accepted - int(SEASONS[request.granularity].design.patience)
-    zone = request.timezone or "UTC"
-    began = datetime.fromtimestamp(calendar.bucket_start(max(first, context.start), zone, request.granularity), UTC)
-    return f" since about {began.date().isoformat()}"
+    # A level is accepted with the bucket after as many as the filter has patience for.
+    accepted = case.bucket - 1 - int(REMEMBER - state.remembered.item()) if state.change.item() else case.bucket
+    first = max(accepted - int(SEASONS[request.granularity].design.patience), context.start)
+    began = calendar.bucket_start(first, request.timezone or "UTC", request.granularity)
+    return datetime.fromtimestamp(began, UTC).date().isoformat()
 
 
 def judge_with_filter(case: Case) -> Judgement | None:
