@@ -10,17 +10,18 @@ import azure.functions as func
 
 from detectors.backtest import backtest
 from detectors.directory import detector
-from orchestrations import azure_ml, batch_scoring, doors, freshness, training
+from orchestrations import azure_ml, batch_scoring, doors, feedback, freshness, inference_logs, metrics, retraining, training
 from orchestrations import tables as described
 from shared import health, models, observations, telling
 from shared.answers import answer, refusals
 from shared.contract import parse
 from shared.judging import judge
-from shared.worker import alerts, catalogue, history, jobs, publisher, queues, registry, tables
+from shared.worker import alerts, catalogue, decisions, history, jobs, publisher, queues, registry, tables
 
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
-for blueprint in (training.blueprint, batch_scoring.blueprint, described.blueprint, freshness.blueprint, doors.blueprint,
-                  azure_ml.blueprint):
+for blueprint in (training.blueprint, retraining.blueprint, batch_scoring.blueprint, described.blueprint,
+                  freshness.blueprint, doors.blueprint, feedback.blueprint, azure_ml.blueprint, metrics.blueprint,
+                  inference_logs.blueprint):
     app.register_functions(blueprint)
 
 
@@ -51,7 +52,7 @@ def load_observations(req: func.HttpRequest) -> func.HttpResponse:
 @app.route(route="v1/backtest", methods=["POST"])
 @refusals
 def replay_history(req: func.HttpRequest) -> func.HttpResponse:
-    return answer(backtest(req.get_body(), catalogue()))
+    return answer(backtest(req.get_body(), catalogue(), tables()))
 
 
 @app.route(route="v1/train/{detector}-anomaly", methods=["POST"])
@@ -84,7 +85,7 @@ def list_models(req: func.HttpRequest) -> func.HttpResponse:
 @app.route(route="v1/models/{name}", methods=["GET"])
 @refusals
 def show_model(req: func.HttpRequest) -> func.HttpResponse:
-    return answer(models.description(registry(), req.route_params["name"]))
+    return answer(models.description(registry(), decisions(), req.route_params["name"]))
 
 
 @app.route(route="v1/models/{name}/rollback", methods=["POST"])

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from shared.contract import Input, parse, whole_number
+from shared.decisions import Decisions
 from shared.errors import ModelNotFound, ServiceError
 from shared.ids import check_model_name
 from shared.registry import Champion, Manifest, Registry
@@ -34,15 +35,19 @@ def listing(registry: Registry, params: Mapping[str, str]) -> dict[str, Any]:
     return {"models": entries, "next": page[limit - 1] if len(page) > limit else None}
 
 
-def description(registry: Registry, name: str) -> dict[str, Any]:
-    """One model: its champion with figures, the champions before, and every version. Raises ModelNotFound."""
-    versions = registry.versions(name)
-    if not versions:
+def description(registry: Registry, decisions: Decisions, name: str) -> dict[str, Any]:
+    """One model: its champion with figures, the champions before, every version, and what retraining decided last.
+
+    Raises ModelNotFound.
+    """
+    versions, decided = registry.versions(name), decisions.read(name)
+    if not versions and decided["last"] is None:
         raise ModelNotFound(f"There is no model {name}.", "name")
     champion = registry.champion(name)
     return _entry(registry, name, champion) | {
         "versions": [_facts(registry.manifest(name, version)) for version in reversed(versions[-50:])],
         "previous": [asdict(p) for p in champion.previous] if champion else [],
+        "decision": decided["last"], "decisions_before": decided["before"],
     }
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from shared.alerts import Alerts
 from shared.batches import Batches
 from shared.catalogue import Catalogue
+from shared.decisions import Decisions
 from shared.events import Publisher
 from shared.feedback import Feedback
 from shared.freshness import Sweep, Watch
@@ -15,6 +16,7 @@ from shared.jobs import Jobs
 from shared.monitoring import Monitoring
 from shared.queues import Queues
 from shared.registry import Registry
+from shared.retrainings import Retrainings
 from shared.settings import Settings
 from shared.tables import Tables
 
@@ -51,6 +53,16 @@ def tables() -> Tables:
 @cache
 def batches() -> Batches:
     return Batches(catalogue().blobs, catalogue().settings)
+
+
+@cache
+def retrainings() -> Retrainings:
+    return Retrainings(catalogue().blobs, catalogue().settings)
+
+
+@cache
+def decisions() -> Decisions:
+    return Decisions(catalogue().blobs, catalogue().settings)
 
 
 @cache

@@ -36,6 +36,11 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
         "show_batch_part": ("GET", "v1/batch/{batch_id}/parts/{part:int}", "FUNCTION"),
         "cancel_batch": ("POST", "v1/batch/{batch_id}/cancel", "FUNCTION"),
         "restart_batch": ("POST", "v1/batch/{batch_id}/restart", "FUNCTION"),
+        "start_retraining": ("POST", "v1/retrain", "FUNCTION"),
+        "show_retraining": ("GET", "v1/retrain/{run_id}", "FUNCTION"),
+        "show_retraining_part": ("GET", "v1/retrain/{run_id}/parts/{part:int}", "FUNCTION"),
+        "cancel_retraining": ("POST", "v1/retrain/{run_id}/cancel", "FUNCTION"),
+        "restart_retraining": ("POST", "v1/retrain/{run_id}/restart", "FUNCTION"),
         "describe_table": ("POST", "v1/tables/{table_id}", "FUNCTION"),
         "show_table": ("GET", "v1/tables/{table_id}", "FUNCTION"),
         "set_alert_budget": ("POST", "v1/tables/{table_id}/alert-budget", "FUNCTION"),
@@ -45,9 +50,13 @@ def test_every_route_is_there_with_its_method_and_only_health_is_anonymous() -> 
         "train": ("POST", "v1/train/{detector}-anomaly", "FUNCTION"),
         "train_job": ("GET", "v1/train/jobs/{job_id}", "FUNCTION"),
         "restart_train_job": ("POST", "v1/train/jobs/{job_id}/restart", "FUNCTION"),
+        "give_feedback": ("POST", "v1/feedback", "FUNCTION"),
+        "list_feedback": ("GET", "v1/feedback", "FUNCTION"),
         "list_models": ("GET", "v1/models", "FUNCTION"),
         "show_model": ("GET", "v1/models/{name}", "FUNCTION"),
         "roll_back_model": ("POST", "v1/models/{name}/rollback", "FUNCTION"),
+        "show_quality": ("GET", "v1/metrics/quality", "FUNCTION"),
+        "show_drift": ("GET", "v1/metrics/drift", "FUNCTION"),
         "show_health": ("GET", "health", "ANONYMOUS"),
     }
 
@@ -65,14 +74,18 @@ def test_files_are_watched_for_and_the_sweep_has_its_timer() -> None:
               if t["type"] in ("blobTrigger", "timerTrigger")}
 
     assert others == {"judge_dropped": ("%PROFILES_CONTAINER%/{table_id}/{name}", "EventGrid"),
-                      "sweep_freshness": ("%FRESHNESS_SCHEDULE%", None)}
+                      "sweep_freshness": ("%FRESHNESS_SCHEDULE%", None),
+                      "retrain_weekly": ("%RETRAIN_SCHEDULE%", None),
+                      "watch_drift": ("%DRIFT_SCHEDULE%", None)}
 
 
 def test_the_durable_functions_are_those_of_training_and_of_batches() -> None:
     durable = {name for name, t in triggers().items() if t["type"] in ("orchestrationTrigger", "activityTrigger")}
 
     assert durable == {"train_table", "plan_training", "fit_candidate", "choose_champion", "record_failure",
-                       "follow_champion", "mirror_model",
+                       "follow_champion", "mirror_model", "log_verdicts", "log_day", "log_batch",
+                       "retrain_models", "retrain_some", "plan_retraining", "retrain_model", "finish_retraining",
+                       "fail_retraining",
                        "score_batch", "score_chunks", "plan_batch", "score_chunk", "finish_batch", "fail_batch"}
 
 
