@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from shared.registry import Manifest, Registry
 from shared.settings import InvalidSetting, Settings
 from shared.workspace import Workspace
 from tests.azure_ml_server import WORKSPACE, AzureMl, Fault, Token, ToLoopback, azure_ml
+from tests.conftest import ROOT
 from training import azure_ml as registration
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ def client(server: AzureMl) -> MLClient:
     return client_of(server)
 
 
-def client_of(server: AzureMl, url: str | None = None) -> MLClient:
-    transport = ToLoopback(url or server.url, connection_timeout=1, read_timeout=0.3)
+def client_of(server: AzureMl, url: str | None = None, **options: Any) -> MLClient:
+    transport = ToLoopback(url or server.url, connection_timeout=1, read_timeout=0.3, **options)
     return registration.connect(Workspace("sub", "rg", "ws"), Token(), transport)
 
 
@@ -144,6 +146,13 @@ def test_a_stage_of_a_version_that_is_not_there_is_a_failure(client: MLClient) -
     assert "register it first" in registration.tag_stage(NAME, "9", client=client)["reason"]
 
 
+def test_every_setting_of_the_workspace_is_in_the_readme_and_in_its_page() -> None:
+    read = set(re.findall(r'"(AZURE[A-Z_]+)"', (ROOT / "shared" / "workspace.py").read_text()))
+    pages = [(ROOT / page).read_text() for page in ("README.md", "docs/azure-ml.md")]
+
+    assert len(read) == 8 and all(f"`{name}`" in page for name in read for page in pages)
+
+
 @pytest.mark.parametrize("name", ["volume-anomaly.orders", "pattern-anomaly.a_.b", "pattern-anomaly.a._b", "x-_-.y"])
 def test_names_are_written_as_azure_allows_and_read_back(name: str) -> None:
     asset = registration.asset_name(name)
@@ -197,8 +206,8 @@ def test_what_passes_is_waited_for(server: AzureMl, client: MLClient, status: in
     assert len(server.bodies("models/.*")) == 3
 
 
-def test_a_wait_of_an_hour_is_cut_short(monkeypatch: pytest.MonkeyPatch, server: AzureMl, client: MLClient) -> None:
-    monkeypatch.setattr(registration, "LONGEST_WAIT_SECONDS", 0.01)
+def test_a_wait_of_an_hour_is_cut_short(server: AzureMl) -> None:
+    client = client_of(server, seconds=0.02)
     server.faults = [Fault("models/", 429, headers={"Retry-After": "3600"})]
 
     done = registration.register(manifest(), client=client)

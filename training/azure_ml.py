@@ -28,10 +28,10 @@ type Stage = Literal["champion", "challenger", "previous"]
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"
-# A workspace that does not answer costs an activity less than a minute: a few tries of so many seconds.
+# A workspace that does not answer costs an activity half a minute: two tries of so many seconds.
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 15.0
-LONGEST_WAIT_SECONDS: Final = 20.0
+PATIENCE_SECONDS: Final = 60.0
 RETRIES: Final[dict[str, Any]] = {"retry_total": 2, "retry_connect": 1, "retry_read": 1, "retry_status": 2,
                                   "retry_backoff_factor": 0.4}
 _ROLE: Final = "It needs the role AzureML Data Scientist on the workspace"
@@ -41,19 +41,25 @@ log = logging.getLogger(__name__)
 
 
 class Patient(RequestsTransport):  # type: ignore[misc]  # the package hides its type
-    """Waits as long as a service asks for with Retry-After, but never longer than LONGEST_WAIT_SECONDS at a time."""
+    """Waits as long as a service asks for with Retry-After, but no longer than `seconds` in all its life."""
+
+    def __init__(self, seconds: float = PATIENCE_SECONDS, **options: Any) -> None:
+        super().__init__(**{"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, **options})
+        self._left = seconds
 
     def sleep(self, duration: float) -> None:
-        super().sleep(min(duration, LONGEST_WAIT_SECONDS))
+        wait = min(duration, self._left)
+        self._left -= wait
+        super().sleep(wait)
 
 
-def connect(workspace: Workspace, identity: Any = None, transport: RequestsTransport | None = None) -> MLClient:
-    """A client of the workspace as this app's identity; asks nothing yet."""
+def connect(workspace: Workspace, identity: Any = None, transport: Patient | None = None) -> MLClient:
+    """A client of the workspace as this app's identity, for one piece of work; asks nothing yet."""
     from azure.ai.ml import MLClient
 
     return MLClient(identity or credential(Settings.from_environment().client_id), workspace.subscription_id,
                     workspace.resource_group, workspace.name, enable_telemetry=False, show_progress=False,
-                    transport=transport or Patient(connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS), **RETRIES)
+                    transport=transport or Patient(), **RETRIES)
 
 
 def asset_name(name: str) -> str:
@@ -206,7 +212,7 @@ def explain(error: Exception, workspace: Workspace) -> str:
     if status == 404:
         return f"There is no workspace {workspace.name} in {workspace.resource_group}, or not what it was asked for (404)."
     if status == 429:
-        return f"Azure ML asks to wait longer than {LONGEST_WAIT_SECONDS:.0f} seconds at a time (429). Try again later."
+        return "Azure ML asks to wait longer than could be waited (429). Try again later."
     if status is not None:
         return f"Azure ML answers with an error ({status}): {_first_line(error)}"
     if isinstance(error, ServiceRequestError | ServiceResponseError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,8 @@ class Sending:
 
     @property
     def client(self) -> MLClient:
-        self._client = self._client or azure_ml.connect(self.workspace)
+        patient = azure_ml.Patient(math.inf, read_timeout=60)  # what is created slowly is asked about again and again
+        self._client = self._client or azure_ml.connect(self.workspace, transport=patient)
         return self._client
 
     def create(self, entity: Any, how: Callable[[MLClient, Any], Any]) -> Any:
