@@ -35,9 +35,15 @@ def environment(storage: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The storage account that this process takes for its own."""
     monkeypatch.setenv("DATA_STORAGE", storage)
     monkeypatch.setenv("RECHECK_SECONDS", "0")
-    worker.catalogue.cache_clear()
+    forget()
     yield storage
-    worker.catalogue.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """What this process holds of a storage account."""
+    for held in (worker.catalogue, worker.tables):
+        held.cache_clear()
 
 
 def written(path: Path, detector: str) -> Path:
@@ -90,9 +96,9 @@ def test_the_stored_history_becomes_a_champion_that_answers(
     shapes = {"distribution": lambda e: {"profile": e}, "sequence": lambda e: {**e, "values": {"orders": e["values"][0]}}}
     rows = [{"detector": detector, "table_id": "orders", **about, **shapes.get(detector, dict)(entry)} for entry in known]
     kind.load([parse(kind.row, json.dumps(row).encode()) for row in rows], catalogue)
+    worker.tables().put("orders", {"settings": {"timezone": "Africa/Nairobi"}})
 
-    code = main(detector, ["--table-id", "orders", "--from-history", "--training-days", "400", "--register", "--json",
-                           *more(detector)])
+    code = main(detector, ["--table-id", "orders", "--from-history", "--register", "--json", *more(detector)])
 
     said = json.loads(capsys.readouterr().out)
     assert code == 0 and said["registered"]["decision"] == "promoted"
@@ -105,6 +111,7 @@ def test_the_stored_history_becomes_a_champion_that_answers(
     assert answer.status == "evaluated" and not answer.is_anomaly
     assert (answer.model.name, answer.model.version) == (said["model_name"], "1")
     assert answer.model.sha256 == said["registered"]["artifact"]["sha256"]
+    assert catalogue.registry.manifest(said["model_name"], "1").card["timezone"] == "Africa/Nairobi"
 
 
 def test_the_module_is_run_as_a_command_with_storage_from_the_environment(storage: str, tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_storage_that_is_not_set_is_told_before_the_training(
         monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("DATA_STORAGE", "STORAGE_CONNECTION_STRING", "AzureWebJobsStorage"):
         monkeypatch.delenv(name, raising=False)
-    worker.catalogue.cache_clear()
+    forget()
 
     code = main("volume", ["--table-id", "orders", "--data", str(written(tmp_path, "volume")), "--register"])
 

@@ -75,9 +75,8 @@ def parser_of(detector: str) -> argparse.ArgumentParser:
     parser.add_argument("--algorithm", default="auto", metavar="FAMILY", choices=families,
                         help=f"one of {', '.join(families[1:])}; auto tries them all (auto)")
     parser.add_argument("--training-days", type=int, metavar="DAYS",
-                        help="how far to look back (all of a file; 90 of the stored history)")
-    parser.add_argument("--timezone", default="UTC", metavar="ZONE", type=_zone,
-                        help="the table's own, such as Europe/Berlin (UTC)")
+                        help="how far to look back (all of a file, HISTORY_DAYS of the stored history)")
+    parser.add_argument("--timezone", metavar="ZONE", type=_zone, help="the table's own, such as Europe/Berlin (UTC)")
     if "granularity" in fields:
         parser.add_argument("--granularity", choices=_choices(fields["granularity"].annotation),
                             help=f"of the buckets ({fields['granularity'].default})")
@@ -115,6 +114,8 @@ def train(detector: str, request: Any, options: argparse.Namespace) -> dict[str,
 
     trainer: Any = import_module(f"training.{detector}_anomaly")
     name = detector_of(detector).model_name(request)
+    if options.from_history:
+        request = _settled(detector, request)
     store = registry() if options.register else None
     if store is not None:
         store.champion(name)  # storage that does not answer is told before the work
@@ -169,6 +170,18 @@ def _line(figures: dict[str, Any]) -> str:
             f"{figures['parity']['max_difference']:9.0e}")
 
 
+def _settled(detector: str, request: Any) -> Any:
+    """Where the arguments say nothing, what the weekly run would take: settings of the table, or of its champion."""
+    from shared.contract_retraining import RetrainRequest
+    from shared.worker import catalogue, registry, tables
+    from training.targets import Target, train_request
+
+    target = Target(detector, request.table_id, getattr(request, "column", None))
+    usual = train_request(target, RetrainRequest(), tables().get(request.table_id), registry(),
+                          catalogue().settings.history_days)
+    return usual.model_copy(update={name: getattr(request, name) for name in request.model_fields_set})
+
+
 def _misused(options: argparse.Namespace) -> str | None:
     """What is wrong with the arguments together, None where nothing is."""
     if options.promote and not options.register:
@@ -184,7 +197,7 @@ def _read(detector: str, options: argparse.Namespace) -> Told:
     if options.data is None:
         return Told("", {"metrics": metrics} if metrics else {}, ())
     columns = Columns(options.time_column, given.get("value_column") or given.get("column"), metrics)
-    return data_files.read(detector, options.data, columns, options.timezone, options.encoding)
+    return data_files.read(detector, options.data, columns, options.timezone or "UTC", options.encoding)
 
 
 def _request(detector: str, options: argparse.Namespace, told: Told) -> BaseModel:
