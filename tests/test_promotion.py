@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from importlib import import_module
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import pytest
 
 from detectors.artefact import Artefact
+from detectors.directory import DETECTORS
 from shared.blobs import Blobs
 from shared.contract import TrainRequest, parse
 from shared.errors import Conflict, InvalidRequest
 from shared.registry import Registry
 from shared.settings import Settings
+from tests.conftest import ROOT
+from tools import made_up
 from tools.made_up import START, counts
 from training import backtest, gates, promotion, volume_anomaly
 from training.candidates import Candidate
@@ -364,6 +369,40 @@ def test_the_same_candidates_have_the_same_decision() -> None:
 
     assert first == second
     assert json.loads(json.dumps(first, allow_nan=False)) == first
+
+
+def test_every_outcome_is_explained_in_the_documentation() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    table = text[text.index("| outcome |"):]
+
+    told = re.findall(r"^\| `(\w+)` \|", table[:table.index("\n\n")], re.M)
+
+    assert set(told) == set(get_args(promotion.Outcome.__value__))
+    assert all(word in text for word in (f"above {gates.BUDGET_MS:g} ms", f"more than {gates.MOST_BYTES // 2**20} MiB"))
+
+
+@pytest.mark.parametrize(("kind", "make", "known", "learnt", "field", "more"), [
+    ("timeliness", made_up.arrivals, 120, 96, "historical_data", {}),
+    ("distribution", made_up.profiles, 40, 40, "historical_profiles", {}),
+    ("pattern", made_up.batches, 15, 12, "historical_data", {"column": "order_id"}),
+    ("sequence", made_up.hours, 35 * 24, 28, "historical_data", {"metrics": ["orders"], "granularity": "hourly"}),
+], ids=["timeliness", "distribution", "pattern", "sequence"])
+def test_the_baseline_of_every_detector_is_equal_to_itself_a_while_ago(
+    kind: str, make: Any, known: int, learnt: int, field: str, more: dict[str, Any]
+) -> None:
+    trainer = import_module(f"training.{kind}_anomaly")
+    body = {"table_id": "orders", "training_days": 400, field: make(0, known), **more}
+    request: Any = parse(DETECTORS[kind].train_request, json.dumps(body).encode(), 2**26)
+    data = trainer.prepare(request, None)
+    now = before = trainer.fit_candidate(data, trainer.FAMILIES[0])
+    if learnt != known:
+        before = trainer.fit_candidate(trainer.prepare(request, None, START + timedelta(days=learnt)), trainer.FAMILIES[0])
+    reigning = Reigning(NAME, "3", "", before.algorithm, Artefact.load(before.payload))
+
+    decision = promotion.decide(trainer, data, [now], reigning, request)
+
+    assert (decision.outcome, decision.gates["p95_ms"]["holds"]) == ("equal", True), decision.reason
+    assert decision.champion is not None and (decision.champion["points_judged_by_its_file"] > 0) is (learnt != known)
 
 
 # In the registry
