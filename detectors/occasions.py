@@ -38,6 +38,13 @@ def matches(when: When, moment: datetime, zone: str = "UTC", holidays: Holidays 
     )
 
 
+def following(when: When, moment: datetime, zone: str = "UTC", holidays: Holidays | None = None) -> date | None:
+    """The first of these days after that of a moment, within a little more than four years: 29 February is one, too."""
+    local = moment.astimezone(ZoneInfo(zone)).replace(hour=when.hour if when.hour is not None else 12)
+    later = (local + timedelta(n) for n in range(1, 1500))
+    return next((day.date() for day in later if matches(when, day, zone, holidays)), None)
+
+
 def words(when: When) -> str:
     """`every first Monday of the month`, `every 24 December`, `every day at 03:00`."""
     parts = []

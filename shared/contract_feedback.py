@@ -76,7 +76,7 @@ class Rule(Input):
     when: When | None = None
     timezone: TimeZone | None = None
     bounds: Annotated[list[Bound], Field(max_length=50, default_factory=list)]
-    created_at: AwareTimestamp
+    created_at: AwareTimestamp | None = None
     note: Annotated[str, Field(max_length=MAX_RULE_NOTE)] = ""
 
     @model_validator(mode="after")

@@ -45,6 +45,12 @@ _FOLLOWS: Final = {
     "none": ["The point counts with its own verdict again, in the next verdicts and in the next training."],
 }
 
+_MEANS: Final = {
+    "expected": "The rule holds {days}: what goes as far, or up to a quarter further, is no anomaly; what goes further is.",
+    "ignore": "The rule holds {days}: nothing is judged then, and nothing learnt.",
+    "anomaly": "The rule holds {days}: whatever goes as far is an anomaly.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -91,6 +97,8 @@ def say(body: bytes, desk: Desk, now: datetime) -> dict[str, Any]:
         return _taken_back(case, desk)
     rule, why = _rule(case) if asked.scope == "always" and asked.label != "new_normal" else (None, {})
     is_described = _describe(case, rule, desk)
+    if before is not None and before.label == "new_normal" and asked.label != "new_normal":
+        _unmark(case, desk)
     said = _said(case, rule, desk)
     if said != before:
         desk.feedback.put(said)
@@ -99,12 +107,11 @@ def say(body: bytes, desk: Desk, now: datetime) -> dict[str, Any]:
     if asked.label == "new_normal":
         later = points.between(point.timestamp + timedelta(microseconds=1), None)
         marked += [one.timestamp for one in later if one.status == "anomaly"]
-    elif before is not None and before.label == "new_normal":
-        _unmark(case, desk)
     points.mark(marked, status)
     closed = asked.label != "anomaly" and _close_alert(case, desk)
-    return _told(case, status, len(marked), bool(marked) or said != before or is_described, closed) | _rule_told(
-        case, rule, why)
+    told = _told(case, status, len(marked), bool(marked) or said != before or is_described, closed) | why
+    return told if rule is None else told | {
+        "rule": _shown_rule(case, rule), "follows": [*told["follows"], _MEANS[rule.label].format(days=days(rule))]}
 
 
 def listing(params: Mapping[str, str], feedback: Feedback) -> dict[str, Any]:
@@ -212,7 +219,7 @@ def _bounds(case: _Case) -> tuple[list[Bound], str | None]:
 
 def _beyond(case: _Case, value: float, is_high: bool) -> float:
     """The share of the points that nobody called an anomaly, and that are at least as far."""
-    known = case.points.catalogue.series(case.asked.detector, case.asked.table_id, case.point.timestamp)
+    known = case.points.around(case.point)
     other = known.values[known.seconds != int(case.point.timestamp.timestamp())]
     beyond = (other >= value) if is_high else (other <= value)
     return float(beyond.mean()) if len(other) else 0.0
@@ -292,10 +299,11 @@ def _told(case: _Case, status: str, points: int, changed: bool, closed: bool) ->
             "points": points, "alert_closed": closed, "message": what, "follows": list(_FOLLOWS[asked.label]), "rule": None}
 
 
-def _rule_told(case: _Case, rule: Rule | None, why: Mapping[str, Any]) -> dict[str, Any]:
-    if rule is None:
-        return dict(why)
-    return {"rule": {"id": case.rule_id, "words": days(rule), **rule.model_dump(mode="json", exclude_none=True)}, **why}
+def _shown_rule(case: _Case, rule: Rule) -> dict[str, Any]:
+    holidays, zone = case.points.request.holidays, case.points.zone
+    day = occasions.following(rule.when, case.now, zone, holidays) if rule.when is not None else None
+    return {"id": case.rule_id, "words": days(rule), "next": day and day.isoformat(),
+            **rule.model_dump(mode="json", exclude_none=True)}
 
 
 def _alternative(one: occasions.Explanation) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class SpokenOf:
             known = documents.statuses(self.name, self.table_id, point.timestamp - AROUND, point.timestamp + AROUND)
             return [(at, status != "ok") for at, status in known
                     if at != point.timestamp and status not in ("excluded", "repaired")]
-        series = self.catalogue.series(self.detector, self.table_id, point.timestamp)
+        series = self.around(point)
         place = np.flatnonzero(series.seconds == int(point.timestamp.timestamp()))
         if not len(place):
             return []
@@ -153,6 +153,11 @@ class SpokenOf:
         about = series.seconds - np.rint(60 * series.values).astype(np.int64) * (self.detector == "timeliness")
         return [(datetime.fromtimestamp(second, UTC), is_alike)
                 for second, is_alike in zip(about[told].tolist(), alike[told].tolist(), strict=True)]
+
+    def around(self, point: Spoken) -> Series:
+        """The counts or lags of more than a year before and after it, as storage has them now."""
+        start, end = point.timestamp - AROUND, point.timestamp + AROUND
+        return self.catalogue.history.read(self.detector, self.table_id, start, end)
 
     def _residuals(self, series: Series) -> FloatArray:
         """(m,) how far every point is from the median of its neighbours: minutes of arrivals, else in logarithms."""

@@ -39,6 +39,7 @@ def test_the_next_first_monday_is_quiet_and_an_outage_that_day_is_told(false_ala
     judged = judged_next(false_alarm, NEXT, LAST)
 
     assert told["rule"]["words"] == "every first Monday of the month" and told["rule"]["note"] == "closing"
+    assert told["rule"]["next"] == "2026-11-02" and told["follows"][-1].startswith("The rule holds every first Monday")
     assert told["explanation"] == "every first Monday of the month: 3 of the 3 others were like it"
     assert {"when": {"weekday": "monday"}, "words": "every Monday", "alike": 3, "others": 14} in told["alternatives"]
     assert judged == {"as before": False, "far less": True, "outage": True, "twice": True, "day before": True}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.occasions import Explanation, explain, matches, words
+from detectors.occasions import Explanation, explain, following, matches, words
 from shared.contract import Holidays
 from shared.contract_feedback import When
 
@@ -116,6 +116,16 @@ def test_every_condition_must_hold(moment: datetime, zone: str) -> None:
 ], ids=str)
 def test_days_are_told_in_words(when: dict[str, Any], told: str) -> None:
     assert words(When(**when)) == told
+
+
+@pytest.mark.parametrize(("when", "day"), [
+    ({"day": -1}, "2026-10-31"), ({"weekday": "monday", "nth": 1}, "2026-10-05"), ({"weekday": "wednesday"}, "2026-10-07"),
+    ({"day": 29, "month": 2}, "2028-02-29"), ({"holiday": True}, "2026-10-03"), ({"day": 30, "hour": 2}, "2026-10-30"),
+    ({"day": 31, "month": 4}, None)], ids=str)
+def test_the_next_of_these_days_is_known(when: dict[str, Any], day: str | None) -> None:
+    moment = datetime(2026, 9, 30, 4, tzinfo=UTC)
+
+    assert following(When(**when), moment, "UTC", GERMANY) == (day and date.fromisoformat(day))
 
 
 # The explanation
