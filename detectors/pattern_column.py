@@ -24,6 +24,7 @@ from detectors.tally import Tally
 type FloatArray = NDArray[np.float64]
 
 MOST_BATCHES = 60  # the latest that are learnt from
+GONE_AFTER = 7  # batches in a row without a format, after which nobody waits for it: the column has changed
 KEPT_SHAPES = 500  # of a batch, where there are several
 BURST = 0.05  # a shape of this share in one batch that no other of FEWEST_BATCHES has is no format of the column yet
 SHAPE = "unusual shape"
@@ -99,6 +100,7 @@ def concentration(counts: Sequence[int], sizes: Sequence[int]) -> float:
     None is known from fewer than FEWEST_BATCHES: inf.
     """
     k, n = np.asarray(counts, np.float64), np.asarray(sizes, np.float64)
+    k, n = k[n > 0], n[n > 0]  # of a batch that was nothing but a burst none is left
     share = (k.sum() + UNSEEN) / (n.sum() + 1.0)
     if len(k) < FEWEST_BATCHES or n.max() < 2:
         return math.inf
@@ -143,7 +145,9 @@ class Column:
             never = learnt.strict or kind not in (NEW, SEQUENCE)
             steady = concentration([b[kind] for b in by_kind], sizes)
             usual[kind] = Usual(learnt.usual.get(kind, 0), rows, steady if never else min(new, steady), never)
-        shares = {key: Usual(count, learnt.rows, min(mixed, concentration([b[key] for b in by_key], sizes)))
+        gone = {key for key in learnt.core if len(by_key) > GONE_AFTER and not any(b[key] for b in by_key[-GONE_AFTER:])}
+        shares = {key: Usual(0 if key in gone else count, learnt.rows,
+                             min(mixed, concentration([b[key] for b in by_key], sizes)))
                   for key, count in learnt.core.items()}
         return cls(learnt, len(batches), rows, usual, shares, _first_seen(batches, kinds, keys, learnt.core))
 

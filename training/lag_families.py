@@ -146,11 +146,11 @@ class SeasonalQuantiles:
 
 
 def fit(algorithm: str, series: LagSeries) -> LagFilter | SeasonalFilter | SeasonalQuantiles:
-    """From the arrivals that may be learnt from. Raises NotEnoughHistory below FEWEST of them."""
+    """From the arrivals that may be learnt from. Raises NotEnoughHistory below FEWEST of them, where anything is fitted."""
     series = series.learnable()
-    if len(series) < FEWEST:
-        raise NotEnoughHistory(FEWEST, len(series))
     if algorithm == "lag_filter":
         return LagFilter()
+    if len(series) < FEWEST:
+        raise NotEnoughHistory(FEWEST, len(series))
     season = Season.fit(series)
     return SeasonalFilter(season) if algorithm == "seasonal_filter" else SeasonalQuantiles(season)
