@@ -1,4 +1,4 @@
-"""A way to a storage emulator that at some point says no: every request from a number on is refused."""
+"""A way to a storage emulator that at some point says no: every request from one on is refused."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _HOPS = ("connection", "keep-alive", "transfer-encoding", "content-length", "hos
 
 
 class Refusing:
-    """Stands before an account's blob and table endpoints and counts requests; from request `number` on all are refused.
+    """Stands before an account's blob and table endpoints: from request `number` on all are refused.
 
-    With `after`, request `number` is carried out all the same: only its answer is lost.
+    With `after`, from write `number` on, which is carried out all the same: only its answer is lost.
     """
 
     def __init__(self, account: str, number: int, after: bool = False) -> None:
@@ -29,13 +29,14 @@ class Refusing:
             self._servers.append(server)
         self.connection_string = ";".join(f"{key}={value}" for key, value in fields.items())
 
-    def says(self) -> tuple[bool, bool]:
+    def says(self, method: str) -> tuple[bool, bool]:
         """(whether the next request is carried out, whether it is answered)"""
         with self._lock:
-            self.count += 1
-            answered = self.count < self.number
-            self.refused |= not answered
-            return answered or (self.after and self.count == self.number), answered
+            counts = not self.refused and (method not in ("GET", "HEAD") or not self.after)
+            self.count += counts
+            now = counts and self.count == self.number
+            self.refused |= now
+            return not self.refused or (now and self.after), not self.refused
 
     def __enter__(self) -> Self:
         for server in self._servers:
@@ -62,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        carried, answered = self.server.owner.says()
+        carried, answered = self.server.owner.says(self.command)
         status, headers, answer = 403, [("x-ms-error-code", "AuthorizationFailure")], b""
         if carried:
             connection = http.client.HTTPConnection(*self.server.target)
