@@ -119,7 +119,7 @@ def prepare(request: TimelinessTrainRequest, history: History | None, until: dat
     """
     zone = request.timezone
     stored = history.read(DETECTOR, request.table_id, end=until) if history else None
-    last = math.ceil(until.timestamp()) - 1 if until else EVERYTHING
+    last = math.floor(until.timestamp()) - 1 if until else EVERYTHING  # arrivals are known to the second
     known = gather(request.historical_data, None, stored, None, zone, last)
     if known.excluded.all():
         raise InvalidRequest(f"There is no history of {request.table_id}: POST /api/v1/observations loads it.", "table_id")

@@ -75,7 +75,9 @@ class Prepared:
 
     def fingerprint(self) -> str:
         """SHA-256, hex, of all that is learnt from: the same data has the same, whatever was computed with it since."""
-        return hashlib.sha256(self.to_json()).hexdigest()
+        own = json.loads(self.to_json())
+        del own["table_id"]
+        return hashlib.sha256(json.dumps(own).encode()).hexdigest()
 
     def held_out(self) -> backtest.HeldOut:
         """The days that models are judged on. Raises NotEnoughHistory."""
