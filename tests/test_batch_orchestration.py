@@ -48,7 +48,10 @@ class Story:
 
     def tell(self, name: str) -> Any:
         """Runs the orchestrator `name` to its end; what it returned."""
-        told = orchestrator(name)(self)
+        return self.told(orchestrator(name))
+
+    def told(self, orchestrator: Callable[[Any], Any]) -> Any:
+        told = orchestrator(self)
         answer, failure = None, None
         while True:
             try:
