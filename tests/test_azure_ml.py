@@ -32,6 +32,7 @@ ENVIRONMENT = {"AZURE_SUBSCRIPTION_ID": "sub", "AZURE_RESOURCE_GROUP": "rg", "AZ
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureMl]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(registration, "_quiet_until", {})
     with azure_ml() as server:
         yield server
 
@@ -223,6 +224,16 @@ def test_a_service_that_is_silent_is_given_up_on(server: AzureMl, client: MLClie
 
     assert done["status"] == "failed" and "does not answer" in done["reason"]
     assert len(server.sent) == 1 + registration.RETRIES["retry_read"]
+
+
+def test_a_service_that_was_silent_is_left_alone_for_a_while(server: AzureMl, client: MLClient) -> None:
+    server.faults = [Fault("models/", seconds=1.0)]
+    registration.register(manifest(), client=client)
+    asked = len(server.sent)
+
+    done = registration.register(manifest("2"), client=client)
+
+    assert done["status"] == "failed" and "minutes ago" in done["reason"] and len(server.sent) == asked
 
 
 def test_a_service_that_is_not_there_is_given_up_on(server: AzureMl) -> None:

@@ -44,6 +44,7 @@ def server(monkeypatch: pytest.MonkeyPatch, storage: str) -> Iterator[AzureMl]:
     for name in ("DATA_STORAGE", "AzureWebJobsStorage"):
         monkeypatch.delenv(name, raising=False)
     worker.catalogue.cache_clear()
+    monkeypatch.setattr(registration, "_quiet_until", {})
     account = BlobServiceClient.from_connection_string(storage)
     account.create_container("code")
     signature = generate_container_sas(

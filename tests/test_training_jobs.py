@@ -76,6 +76,7 @@ def test_a_model_can_be_published_without_being_promoted(service: httpx.Client) 
     result = train(service, "careful", algorithm="structural", promote="never")["result"]
 
     assert (result["decision"], result["champion"]) == ("kept", None)
+    assert result["registration"]["status"] == "skipped" and "AZUREML_WORKSPACE_NAME" in result["registration"]["reason"]
     assert volume(service, table_id="careful", timestamp="2026-08-31T02:00:00Z", record=False)["model"]["name"] is None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -34,6 +35,9 @@ READ_SECONDS: Final = 15.0
 PATIENCE_SECONDS: Final = 60.0
 RETRIES: Final[dict[str, Any]] = {"retry_total": 2, "retry_connect": 1, "retry_read": 1, "retry_status": 2,
                                   "retry_backoff_factor": 0.4}
+# One that did not answer is left alone for a while: a retraining of a thousand models must not wait a thousand times.
+QUIET_SECONDS: Final = 300.0
+_quiet_until: dict[str, float] = {}
 _ROLE: Final = "It needs the role AzureML Data Scientist on the workspace"
 _ESCAPES: Final = {"_": "__", ".": "_-"}
 _UNESCAPES: Final = {escape: char for char, escape in _ESCAPES.items()}
@@ -193,10 +197,14 @@ def _attempt(client: MLClient | None, ask: Callable[[Workspace, MLClient], dict[
     workspace = Workspace.from_environment() if outlooked["status"] == "pending" else None
     if workspace is None:
         return outlooked
+    if time.monotonic() < _quiet_until.get(workspace.name, 0.0):
+        return outcome("failed", "Azure ML did not answer minutes ago. `python -m training.azure_ml register` catches up.")
     try:
         return ask(workspace, client or connect(workspace))
     except Exception as error:  # a model that answers must not wait for a catalogue of models
         log.warning("Azure ML: %s", error, exc_info=not isinstance(error, HttpResponseError))
+        if getattr(error, "status_code", None) is None:
+            _quiet_until[workspace.name] = time.monotonic() + QUIET_SECONDS
         return outcome("failed", explain(error, workspace))
 
 
