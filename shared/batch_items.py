@@ -121,7 +121,7 @@ def _keep_counts(seen: Sequence[Judged], catalogue: Catalogue) -> None:
     points: dict[str, list[Point]] = defaultdict(list)
     for one in seen:
         count = JudgedObservation.model_validate_json(one.observation or "")
-        known = catalogue.series("volume", count.table_id, count.timestamp)
+        known = catalogue.remembered("volume", count.table_id)
         status = known.said_of(int(count.timestamp.timestamp()), count.value) or count.status
         points[count.table_id].append(Point(count.timestamp, count.value, status, count.score, count.model))
     catalogue.history.record_many("volume", points)

@@ -51,6 +51,11 @@ class Cache[K: Hashable, V]:
                 return value
         return self._renewed(key, renew, fits)
 
+    def peek(self, key: K) -> V | None:
+        """The value in memory however old it is, None where there is none."""
+        entry = self._entries.get(key)
+        return entry.value if entry is not None else None
+
     def change(self, key: K, change: Callable[[V], V]) -> None:
         """Puts a changed value in the place of one that is there."""
         entry = self._entries.get(key)

@@ -126,6 +126,11 @@ class Catalogue:
                                   fits=lambda known: known.start <= start)
         return window.series
 
+    def remembered(self, detector: str, table_id: str) -> Series:
+        """The points in memory as they are, however old; read where there are none. Raises as `series`."""
+        window = self._series.peek((detector, table_id))
+        return window.series if window is not None else self.series(detector, table_id)
+
     def note(self, detector: str, table_id: str, point: Point) -> None:
         """Adds a point just judged to the series in memory, so that the next call sees it."""
         forget_at = self.clock() + NOTED_SECONDS

@@ -7,11 +7,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared.correcting import Desk
+from shared.documents import Documents
 from shared.errors import InvalidRequest
+from shared.events import ANOMALY
 from shared.history import Point
+from shared.recent_documents import RecentDocuments
+from shared.settings import Settings
 from tests import columns
 from tests.columns import orders
 from tests.speaking import LAST, NEXT, NOW, ask, count, counts, desk_after_false_alarm, desk_on, say, status_at
+from tests.test_freshness import Fleet, at
 
 
 @pytest.fixture
@@ -134,6 +139,64 @@ def test_a_new_normal_begins_with_its_point_and_what_was_flagged_since_is_expect
     back = say(false_alarm, "none")
     assert back["points"] == 4 and {status_at(false_alarm, day) for day in since} == {"anomaly"}
     assert not (false_alarm.tables.get("orders") or pytest.fail()).settings.baselines
+
+
+def test_another_word_ends_a_new_normal(false_alarm: Desk) -> None:
+    later = LAST + timedelta(1)
+    false_alarm.catalogue.record_many("volume", {"orders": [Point(later, 3_000, "anomaly", 0.999)]})
+    say(false_alarm, "new_normal")
+
+    say(false_alarm, "expected")
+
+    assert [status_at(false_alarm, day) for day in (LAST, later)] == ["expected", "anomaly"]
+    assert not (false_alarm.tables.get("orders") or pytest.fail()).settings.baselines
+
+
+# Hours, feeds and documents
+
+
+def test_of_hours_any_minute_will_do_and_the_hour_may_be_the_rule(desk: Desk) -> None:
+    first = datetime(2026, 9, 1, tzinfo=UTC)
+    hours = [first + timedelta(hours=n) for n in range(24 * 14)]
+    points = [Point(hour, 1_000.0 + hour.hour if (hour.day, hour.hour) != (14, 3) else 100.0) for hour in hours]
+    desk.catalogue.record_many("volume", {"orders": points})
+    desk.tables.put("orders", {"settings": {"granularity": "hourly"}})
+
+    told = say(desk, "ignore", scope="always", timestamp="2026-09-14T03:59:00Z", when={"hour": 3})
+
+    assert (told["timestamp"], told["rule"]["words"]) == ("2026-09-14T03:00:00Z", "every day at 03:00")
+    assert count(desk, datetime(2026, 9, 15, 3, tzinfo=UTC), 0, record=False).status == "not_evaluated"
+    assert count(desk, datetime(2026, 9, 15, 4, tzinfo=UTC), 0, record=False).is_anomaly
+
+
+@pytest.mark.parametrize(("rule", "told"), [
+    ({"label": "expected", "bounds": [{"name": "minutes_after_due", "value": 120, "expected": 0}]}, [0, 1]),
+    ({"label": "ignore"}, [0, 0]),
+    ({"label": "ignore", "when": {"weekday": "friday"}}, [1, 1]),
+], ids=["expected", "ignored", "another day"])
+def test_the_sweep_waits_for_a_feed_as_its_rules_say(storage: str, rule: dict[str, object], told: list[int]) -> None:
+    fleet = Fleet(storage)
+    fleet.came(["orders"], at("02:30", -40), 40)
+    rule = {"detector": "timeliness", "when": {"weekday": "monday"}, **rule}
+    fleet.tables.put("orders", {"settings": {"rules": {"mondays": rule}}})
+    fleet.sweep.run(at("01:00"))
+
+    late = [fleet.sweep.run(at("04:00")).late, fleet.sweep.run(at("05:30")).late]
+
+    assert late == told
+    assert fleet.kinds() == ([(ANOMALY, "orders")] if any(told) else [])
+
+
+def test_a_worker_that_has_just_judged_a_document_hears_of_the_word_said_elsewhere(desk: Desk) -> None:
+    documents = Documents(desk.catalogue.history)
+    recent = RecentDocuments(documents, "pattern.id", Settings(recheck_seconds=0), lambda _, document: document, len)
+    documents.observe("pattern.id", "orders", LAST, {"patterns": {"A": 1}}, "anomaly")
+    recent.of("orders")
+    recent.note("orders", LAST, {"patterns": {"A": 1}}, "anomaly")
+
+    documents.set_status("pattern.id", "orders", LAST, "expected")
+
+    assert [status for _, status in recent.of("orders", NOW).rows()] == ["expected"]
 
 
 def test_an_odd_format_said_to_be_expected_on_its_days_is_quiet_there(desk: Desk) -> None:
