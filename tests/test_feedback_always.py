@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from shared import observations
+from shared.contract_sequence import SequenceAnswer
 from shared.correcting import Desk
 from shared.documents import Documents
 from shared.errors import InvalidRequest
@@ -13,7 +17,7 @@ from shared.events import ANOMALY
 from shared.history import Point
 from shared.recent_documents import RecentDocuments
 from shared.settings import Settings
-from tests import columns
+from tests import columns, profiles, sequences
 from tests.columns import orders
 from tests.speaking import LAST, NEXT, NOW, ask, count, counts, desk_after_false_alarm, desk_on, say, status_at
 from tests.test_freshness import Fleet, at
@@ -197,6 +201,45 @@ def test_a_worker_that_has_just_judged_a_document_hears_of_the_word_said_elsewhe
     documents.set_status("pattern.id", "orders", LAST, "expected")
 
     assert [status for _, status in recent.of("orders", NOW).rows()] == ["expected"]
+
+
+def doubled(n: int) -> dict[str, Any]:
+    """The profile of day n, its amounts twice as high."""
+    odd = profiles.batch(n)
+    amount = profiles.column(odd, "amounts000")
+    amount |= {name: 2 * amount[name] for name in ("minValue", "maxValue", "mean", "stddev")}
+    amount["quantiles"] = {level: 2 * value for level, value in amount["quantiles"].items()}
+    return odd
+
+
+def test_an_odd_column_said_to_be_expected_on_its_days_is_quiet_there_and_another_is_not(desk: Desk) -> None:
+    rows = [{"detector": "distribution", "table_id": "orders", "profile": profiles.batch(n)} for n in range(29)]
+    observations.load(json.dumps(rows).encode(), desk.catalogue)
+    assert ask(desk, "distribution", table_id="orders", current_profile=doubled(29)).is_anomaly  # 31 March
+
+    told = say(desk, "expected", detector="distribution", timestamp="2026-03-31", scope="always")
+    other = doubled(59)
+    profiles.column(other, "flags003")["mean"] = 0.9
+    same, also = (ask(desk, "distribution", table_id="orders", current_profile=profile, record=False)
+                  for profile in (doubled(59), other))
+
+    assert told["rule"]["words"] == "every last day of the month"
+    assert {bound["name"].partition(".")[0] for bound in told["rule"]["bounds"]} >= {"amounts000"}
+    assert (same.is_anomaly, also.is_anomaly) == (False, True)
+
+
+def test_a_frozen_day_of_a_sequence_said_to_be_expected_is_quiet_on_its_days(desk: Desk) -> None:
+    values = sequences.with_fault("frozen")
+    asked = json.loads(sequences.request(values, sequences.DAY).model_dump_json(exclude_unset=True))
+    answer = ask(desk, "sequence", sequences.NOW, table_id="orders", **asked)
+    assert isinstance(answer, SequenceAnswer) and answer.steps
+
+    for step in answer.steps:
+        say(desk, "expected", detector="sequence", timestamp=step.timestamp, scope="always",
+            when={"weekday": "monday", "hour": datetime.fromisoformat(step.timestamp).hour})
+    again = ask(desk, "sequence", sequences.NOW, table_id="orders", **asked)
+
+    assert isinstance(again, SequenceAnswer) and (again.is_anomaly, again.steps) == (False, [])
 
 
 def test_an_odd_format_said_to_be_expected_on_its_days_is_quiet_there(desk: Desk) -> None:
