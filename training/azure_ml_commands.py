@@ -33,7 +33,10 @@ LONGEST_SECONDS: Final = 3600.0
 
 def main(arguments: Sequence[str] | None = None, client: MLClient | None = None) -> int:
     """0 where it was done, or shown; 1 with the reason on standard error."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.act is _register and asked.version and not asked.name:
+        parser.error("--version is of one model: name it.")
     workspace = None
     try:
         workspace = Workspace.from_environment()
