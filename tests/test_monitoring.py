@@ -164,8 +164,9 @@ def test_verdicts_are_counted_by_month_and_by_the_algorithm_that_gave_them(catal
     assert sorted(counted) == ["2026-01", "2026-02", "2026-03"]
     structural = [own["structural"].judged for own in counted.values() if "structural" in own]
     prophet = [own["prophet"] for own in counted.values() if "prophet" in own]
+    kinds = [(c.judged, c.flagged, c.expected, c.confirmed) for c in prophet]
     assert sum(structural) == 40
-    assert [sum(getattr(c, name) for c in prophet) for name in ("judged", "flagged", "expected", "confirmed")] == [19, 4, 3, 2]
+    assert tuple(map(sum, zip(*kinds, strict=True))) == (19, 4, 3, 2)
     assert (found["injected"]["faults"], found["spacing_seconds"]) == (200, 86_400)
 
 

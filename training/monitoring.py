@@ -180,7 +180,8 @@ def _profiles(prepared: Any) -> Inputs:
             own.setdefault(column, []).append(place)
     first = [place for places in own.values()
              for place in sorted(places, key=lambda at: _rank(table.features[at][1]))[:MOST_OF_COLUMN]]
-    features = {f"{table.features[at][0] or 'table'}.{table.features[at][1]}": table.raw[:, at] for at in first[:MOST_FEATURES]}
+    kept = {table.features[place]: table.raw[:, place] for place in first[:MOST_FEATURES]}
+    features = {f"{column or 'table'}.{metric}": values for (column, metric), values in kept.items()}
     return _batches([batch.moment for batch in batches], features, prepared)
 
 
