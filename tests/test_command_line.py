@@ -124,7 +124,7 @@ def test_the_module_is_run_as_a_command_with_storage_from_the_environment(storag
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
     assert (said["chosen"], said["registered"]["champion"]) == ("structural", "1")
-    assert said["model_name"] == "volume-anomaly.orders"
+    assert said["model_name"] == "volume-anomaly.orders" and said["registered"]["registration"]["status"] == "skipped"
 
 
 def test_registering_does_not_promote_where_that_is_asked(

@@ -51,10 +51,10 @@ def main(detector: str, arguments: Sequence[str] | None = None) -> int:
         print(remark, file=sys.stderr)
     try:
         outcome = train(detector, request, options)
-    except (ServiceError, InvalidSetting) as error:
+    except (ServiceError, InvalidSetting, OSError) as error:
         print(error, file=sys.stderr)
         return WRONG_USE if isinstance(error, InvalidSetting) else NOTHING_TRAINED
-    print(json.dumps(outcome) if options.json else "\n".join(words(outcome)))
+    print(_json(outcome) if options.json else "\n".join(words(outcome)))
     return 0
 
 
@@ -180,6 +180,11 @@ def _settled(detector: str, request: Any) -> Any:
     usual = train_request(target, RetrainRequest(), tables().get(request.table_id), registry(),
                           catalogue().settings.history_days)
     return usual.model_copy(update={name: getattr(request, name) for name in request.model_fields_set})
+
+
+def _json(outcome: dict[str, Any]) -> str:
+    """JSON has no NaN: what could not be measured is null."""
+    return json.dumps(json.loads(json.dumps(outcome), parse_constant=lambda _: None))
 
 
 def _misused(options: argparse.Namespace) -> str | None:
