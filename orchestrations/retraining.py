@@ -38,6 +38,7 @@ AT_ONCE: Final = 8
 # As many models as the plan can train at the same time: Flex Consumption gives up to 100 instances unless told otherwise,
 # host.json lets each run two activities. Fewer open ones would leave instances idle; the queue grows no longer for more.
 WIDTH: Final = 200
+MOST_DEATHS: Final = 3
 
 
 @blueprint.timer_trigger(arg_name="timer", schedule="%RETRAIN_SCHEDULE%", run_on_startup=False, use_monitor=True)
@@ -176,7 +177,7 @@ def plan_retraining(job: dict) -> dict[str, int]:  # type: ignore[type-arg]  # t
 @blueprint.activity_trigger(input_name="job")
 def retrain_model(job: dict) -> None:  # type: ignore[type-arg]  # the worker takes plain types alone
     from training import targets
-    from training.retraining import Order, Stores, retrain
+    from training.retraining import Order, Stores, given_up, retrain
 
     run_id, model, runs = job["run_id"], job["model"], retrainings()
 
@@ -188,8 +189,11 @@ def retrain_model(job: dict) -> None:  # type: ignore[type-arg]  # the worker ta
     target, asked = targets.Target(**runs.target(run_id, model)), runs.request(run_id)
     request = targets.train_request(target, asked, tables().get(target.table_id), registry(),
                                     catalogue().settings.history_days)
-    decision = retrain(target.detector, request, Stores(history(), registry(), decisions(), monitoring()),
-                       Order(run_id, asked.as_of, asked.only, asked.force, goes_on))
+    order = Order(run_id, asked.as_of, asked.only, asked.force, goes_on)
+    with runs.attempt(run_id, model) as died:
+        # The engine would hand it out for ever: one table that fills the memory must not keep the run from ending.
+        decision = (given_up(target.detector, request, order, died) if died >= MOST_DEATHS else
+                    retrain(target.detector, request, Stores(history(), registry(), decisions(), monitoring()), order))
     if decision is not None:
         runs.decide(run_id, model, decision)
 

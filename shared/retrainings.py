@@ -1,6 +1,7 @@
 """The record of a retraining and of each of its models in blob storage, and what is told of it.
 
     jobs/retraining/{run}/plan-00001.json   which models are to be trained, GROUP in a file
+    jobs/retraining/{run}/attempt-00001     how many attempts at a model ended with their process, one that goes on included
     jobs/retraining/scheduled.json          which run a timer started last
     results/{run}/model-00001.json          what was decided about a model
 """
@@ -10,14 +11,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import batched
 from typing import Any, Final
 
 from shared.contract_retraining import RetrainRequest
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, NotFound, StorageUnavailable
 from shared.runs import Runs, id_of_key, to_json
 
 GROUP: Final = 200
@@ -63,6 +65,18 @@ class Retrainings(Runs):
         figures = {"name": decision["name"], "detector": decision["detector"], "outcome": decision["outcome"],
                    "reason": decision["reason"][:REASON], "version": decision["version"], "seconds": decision["seconds"]}
         self.finish_piece(run_id, number, to_json(decision), figures)
+
+    @contextmanager
+    def attempt(self, run_id: str, number: int) -> Iterator[int]:
+        """Around the training of a model; how many attempts at it in this run ended with their process, without a word."""
+        name = f"attempt-{number:05d}"
+        died = int(self.read(run_id, name) or 0)
+        self.write(run_id, name, b"%d" % (died + 1))
+        try:
+            yield died
+        finally:
+            with suppress(StorageUnavailable):
+                self.write(run_id, name, b"%d" % died)
 
     def part(self, run_id: str, part: int) -> bytes:
         """The decisions about models (part - 1) GROUP + 1 and on, as far as they are made, as NDJSON. Raises NotFound."""

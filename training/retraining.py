@@ -77,10 +77,6 @@ def retrain(kind: str, request: Any, stores: Stores, order: Order) -> dict[str, 
     last = stores.decisions.last(name)
     if last is not None and last["run_id"] == order.run_id:
         return last
-    blank = {"run_id": order.run_id, "detector": kind, "table_id": request.table_id, "name": name,
-             "column": getattr(request, "column", None), "at": _now().isoformat(timespec="seconds"),
-             "as_of": order.as_of and order.as_of.isoformat(), "version": None, "reigned": None, "promoted": False,
-             "champion": None, "challenger": None}
     try:
         told = _told(kind, request, stores, order, name, last)
     except Ended:
@@ -90,10 +86,24 @@ def retrain(kind: str, request: Any, stores: Stores, order: Order) -> dict[str, 
     except Exception as error:  # whatever a library says of this table's data: the others are trained all the same
         log.warning("Retraining %s failed", name, exc_info=True)
         told = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]}
-    record: dict[str, Any] = _finite(blank | told | {"seconds": round(time.perf_counter() - began, 2)})
+    told["seconds"] = round(time.perf_counter() - began, 2)
+    record: dict[str, Any] = _finite(_blank(kind, request, order) | told)
     if record["outcome"] not in PASSING and (record["reigned"] or record["challenger"]):
         stores.decisions.put(name, record)
     return record
+
+
+def given_up(kind: str, request: Any, order: Order, died: int) -> dict[str, Any]:
+    """What is kept of a model whose training ended its process `died` times."""
+    why = f"Its training ended the process {died} times: most likely it needs more memory than there is."
+    return _blank(kind, request, order) | _outcome("failed", why) | {"seconds": 0.0}
+
+
+def _blank(kind: str, request: Any, order: Order) -> dict[str, Any]:
+    return {"run_id": order.run_id, "detector": kind, "table_id": request.table_id,
+            "name": detector(kind).model_name(request), "column": getattr(request, "column", None),
+            "at": _now().isoformat(timespec="seconds"), "as_of": order.as_of and order.as_of.isoformat(), "version": None,
+            "reigned": None, "promoted": False, "champion": None, "challenger": None}
 
 
 def _told(kind: str, request: Any, stores: Stores, order: Order, name: str,
