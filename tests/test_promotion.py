@@ -265,10 +265,10 @@ def test_a_challenger_whose_file_answers_otherwise_than_in_training_is_refused()
     learnt = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.DOUBLE and one.dims)
     learnt.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(learnt) + 1, learnt.name))
 
-    decision = decided(None, [replace(made, payload=model.SerializeToString())], promote="always")
-
-    assert (decision.outcome, decision.promoted) == ("parity", False)
-    assert "cannot be used: The model's probe gives another" in decision.reason
+    for promote in ("if_better", "always", "never"):
+        decision = decided(None, [replace(made, payload=model.SerializeToString())], promote=promote)
+        assert (decision.outcome, decision.promoted) == ("parity", False)
+        assert "cannot be used: The model's probe gives another" in decision.reason
 
 
 def test_where_no_file_is_right_the_outcome_says_so_and_nothing_is_published() -> None:
@@ -447,11 +447,13 @@ def test_a_champion_that_was_moved_meanwhile_is_not_overwritten(registry: Regist
     assert now is not None and now.version == "2"
 
 
-def test_where_nothing_could_be_trained_nothing_is_published(registry: Registry) -> None:
+def test_where_nothing_could_be_trained_or_is_right_nothing_is_published(registry: Registry) -> None:
     short = Candidate("lof", {"algorithm": "lof", "error": "needs 42 usable points, has 10"})
+    cut = replace(candidate("structural"), payload=(candidate("structural").payload or b"")[:-500])
 
-    with pytest.raises(InvalidRequest, match="has 10"):
-        promotion.conclude(volume_anomaly, prepared(), [short], NAME, asked(), registry)
+    for made, told in ((short, "has 10"), (cut, "cannot be used")):
+        with pytest.raises(InvalidRequest, match=told):
+            promotion.conclude(volume_anomaly, prepared(), [made], NAME, asked(promote="always"), registry)
 
     assert registry.versions(NAME) == [] and promotion.reigning(NAME, registry) is None
 

@@ -12,7 +12,7 @@ import pytest
 
 from detectors.artefact import Artefact
 from shared.contract import TrainRequest, parse
-from shared.history import ANOMALY, CONFIRMED, EXCLUDED, EXPECTED, OK, History, Point, Series
+from shared.history import ANOMALY, CONFIRMED, EXCLUDED, EXPECTED, OK, REPAIRED, History, Point, Series
 from shared.settings import Settings
 from tools.made_up import START, counts
 from training import backtest, volume_anomaly
@@ -56,15 +56,15 @@ def test_what_the_filter_flags_is_left_out_unless_a_person_said_that_it_was_expe
 
 
 def test_a_confirmed_anomaly_teaches_nobody_and_is_judged_by_everybody() -> None:
-    data = prepared(status={150: CONFIRMED, 151: EXCLUDED})
+    data = prepared(status={150: CONFIRMED, 151: EXCLUDED, 152: REPAIRED})
     held = data.held_out()
 
     row = int(np.flatnonzero(held.days == 150).item())
 
     assert np.isnan([data.observed[150], data.series.values[150]]).all() and data.judged[150] == ROWS[150]
     assert held.values[row] == ROWS[150] and held.said[row] == 1 and np.isnan(held.faulty[row]).all()
-    assert 151 not in held.days
-    assert data.facts()["excluded"] == 1 and data.facts()["missing"] == 1
+    assert np.isnan(data.observed[151:153]).all() and not {151, 152} & set(held.days.tolist())
+    assert data.facts()["excluded"] == 1 and data.facts()["missing"] == 2
 
 
 @pytest.mark.parametrize("algorithm", ["structural", "seasonal_decomposition"])

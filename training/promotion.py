@@ -6,7 +6,7 @@
 
 Both are judged on the same held-out points. What the champion's file has learnt it would be flattered by: there its family,
 trained anew and back-tested, stands in for it. `trainer` is the module training.{kind}_anomaly: FAMILIES, compare, choose,
-quality, judged_by, and where it has them question, days_left and remark.
+quality, judged_by, and where it has them question, unfit and remark.
 """
 
 from __future__ import annotations
@@ -119,10 +119,11 @@ def decide(trainer: Any, prepared: Any, candidates: Sequence[Candidate], champio
 def carry_out(decision: Decision, name: str, registry: Registry, champion: Reigning | None) -> Manifest:
     """Publishes the challenger as a new version, and promotes it where that was decided.
 
-    Raises InvalidRequest where there is no challenger, Conflict where another champion reigns by now, StorageUnavailable.
+    Raises InvalidRequest where there is no challenger whose file is right, Conflict where another champion reigns by now,
+    StorageUnavailable.
     """
     best = decision.best
-    if best is None or best.payload is None:
+    if best is None or best.payload is None or decision.outcome == "parity":
         raise InvalidRequest(decision.reason, "table_id")
     manifest = registry.publish(name, best.payload, best.card)
     if decision.promoted:
@@ -242,13 +243,13 @@ def _met(challenger: Candidate, against: _Against, decision: Decision) -> Decisi
 
 def _as_asked(decision: Decision, promote: str) -> Decision:
     """The decision of the rule as the request would have it. Nobody may ask for a file that is not right."""
+    by_the_rule = f"By the rule it is {decision.outcome}: {decision.reason}"
+    if promote == "if_better" or decision.outcome == "parity":
+        return decision
     if promote == "never":
-        return replace(decision, outcome="never", reason=f"promote is never: published, not promoted. By the rule it is "
-                                                         f"{decision.outcome}: {decision.reason}")
-    if promote == "always" and decision.outcome not in ("parity", "first"):
-        return replace(decision, outcome="forced", reason=f"promote is always. By the rule it is {decision.outcome}: "
-                                                          f"{decision.reason}")
-    return decision
+        return replace(decision, outcome="never", reason=f"promote is never: published, not promoted. {by_the_rule}")
+    return decision if decision.outcome == "first" else replace(
+        decision, outcome="forced", reason=f"promote is always. {by_the_rule}")
 
 
 def _labels(challenger: Scores, champion: Scores, threshold: float = 0.99) -> tuple[int, int]:

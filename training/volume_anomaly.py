@@ -139,10 +139,9 @@ def prepared(request: TrainRequest, stored: Series | None) -> Prepared:
     if request.baseline is not None:
         known, since = rebased(known, bucket_of(request.baseline, zone, granularity), holiday, granularity)
         baseline = stamp(request.baseline) if since else None
-    observed = known.learnable
+    observed = np.where(status == REPAIRED, np.nan, known.learnable)  # what somebody put right says nothing of what arrives
     flagged = backtest.structural_flags(observed, start, holiday, granularity)
-    vouched = (status == EXPECTED) | (status == REPAIRED)
-    series = TrainingSeries(start, np.where(flagged & ~vouched, np.nan, observed), holiday, names, granularity)
+    series = TrainingSeries(start, np.where(flagged & (status != EXPECTED), np.nan, observed), holiday, names, granularity)
     confirmed = status == CONFIRMED
     said = confirmed.astype(np.int8) - (status == EXPECTED)
     judged = np.where(confirmed, known.values, observed)
