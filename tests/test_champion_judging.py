@@ -88,7 +88,7 @@ SUBJECTS = {subject.kind: subject for subject in (
     Subject("volume", ("structural",), 170, 200, counts, lambda e: e,
             lambda e: {"timestamp": e["timestamp"], "current_row_count": e["row_count"]}, "historical_data",
             lambda e: e | {"row_count": 12}, lambda e: e | {"row_count": 3 * e["row_count"]}, 14, {}),
-    Subject("distribution", ("conditional_residual", "knn"), 62, 80, profiles, lambda e: {"profile": e},
+    Subject("distribution", ("knn",), 50, 64, profiles, lambda e: {"profile": e},
             lambda e: {"current_profile": e}, "historical_profiles",
             lambda e: amount(e, 900.0), lambda e: amount(e, 160.0), 7, {}),
     Subject("timeliness", ("lag_filter", "seasonal_quantiles"), 90, 120, arrivals, lambda e: e,
@@ -104,6 +104,9 @@ SUBJECTS = {subject.kind: subject for subject in (
             {"metrics": ["orders", "returns"], "granularity": "daily"}),
 )}
 EVERY_SUBJECT = pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
+# Volume's own tests fit anew to tell the same: its files take seconds to write.
+ALL_BUT_VOLUME = pytest.mark.parametrize("subject", [s for s in SUBJECTS.values() if s.kind != "volume"],
+                                         ids=[kind for kind in SUBJECTS if kind != "volume"])
 EVERY_FAMILY = pytest.mark.parametrize(
     ("subject", "family"), [(s, family) for s in SUBJECTS.values() for family in s.families],
     ids=[f"{s.kind}-{family}" for s in SUBJECTS.values() for family in s.families])
@@ -131,20 +134,15 @@ class Reign:
 
 @pytest.fixture(scope="module")
 def reign(catalogue: Catalogue) -> Callable[[Subject, str], Reign]:
-    """Champions that have learnt from the first `known` points of a table; of two before that and two after a person spoke."""
+    """Champions that have learnt from the first `known` points; a person spoke of two of these and of two later ones."""
 
     @cache
     def reigns(subject: Subject, family: str) -> Reign:
         entries, said = subject.entries(0, subject.points), tuple(subject.known + i for i in (-4, -2, 1, 3))
         table = stored(catalogue, subject, entries, dict.fromkeys(said, EXPECTED))
         request, until = subject.request(table_id=table), subject.moment(entries[subject.known])
-        candidate = subject.module.fit_candidate(subject.module.prepare(request, catalogue.history, until=until), family)
-        assert candidate.payload is not None, candidate.figures
-        name = DETECTORS[subject.kind].model_name(request)
-        version = catalogue.registry.publish(name, candidate.payload, candidate.card).version
-        catalogue.registry.promote(name, version, reason="test")
-        prepared = subject.module.prepare(request, catalogue.history)
-        return Reign(subject, table, entries, Artefact.load(candidate.payload), prepared, said)
+        champion = promote(catalogue, subject, table, family, until)
+        return Reign(subject, table, entries, champion, subject.module.prepare(request, catalogue.history), said)
 
     return reigns
 
@@ -159,6 +157,17 @@ def stored(catalogue: Catalogue, subject: Subject, entries: Sequence[Entry],
     return table
 
 
+def promote(catalogue: Catalogue, subject: Subject, table: str, family: str, until: datetime | None = None) -> Artefact:
+    """Trains a table's champion on what is stored of it."""
+    request = subject.request(table_id=table)
+    candidate = subject.module.fit_candidate(subject.module.prepare(request, catalogue.history, until=until), family)
+    assert candidate.payload is not None, candidate.figures
+    name = DETECTORS[subject.kind].model_name(request)
+    version = catalogue.registry.publish(name, candidate.payload, candidate.card).version
+    catalogue.registry.promote(name, version, reason="test")
+    return Artefact.load(candidate.payload)
+
+
 def prepared_of(catalogue: Catalogue, subject: Subject, entries: Sequence[Entry],
                 statuses: Mapping[int, str] | None = None) -> Any:
     table = stored(catalogue, subject, entries, statuses)
@@ -170,7 +179,7 @@ def sent(subject: Subject, entries: Sequence[Entry], **body: Any) -> Any:
     return subject.request(**{subject.sent: list(entries)}, **body)
 
 
-def detect(subject: Subject, catalogue: Catalogue, table: str, entry: Entry, **body: Any) -> Any:
+def detect(subject: Subject, catalogue: Catalogue, table: str | None, entry: Entry, **body: Any) -> Any:
     asked = DETECTORS[subject.kind]
     whole = {**subject.more, "table_id": table, "record": False, **subject.asked(entry), **body}
     return asked.detect(parse(asked.request, json.dumps(whole).encode(), LARGE), catalogue, subject.moment(entry))
@@ -190,10 +199,10 @@ def test_a_file_says_of_later_points_what_detect_says_and_nothing_of_those_it_ha
     answers = [detect(subject, catalogue, own.table, own.entries[place], require_model=True) for place in own.said[2:]]
     assert [answer.model.algorithm for answer in answers] == [family] * 2
     expected = [np.nan, np.nan, *(score_of(answer) for answer in answers)]
-    assert scores.normal[scores.said < 0] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    assert scores.normal[scores.said < 0] == pytest.approx(expected, abs=1e-4, nan_ok=True)  # stored to six digits
 
 
-@EVERY_SUBJECT
+@ALL_BUT_VOLUME
 def test_a_file_is_judged_on_the_points_and_faults_of_the_back_test(
     subject: Subject, reign: Callable[[Subject, str], Reign]
 ) -> None:
@@ -272,7 +281,7 @@ def test_a_fingerprint_changes_with_the_status_of_one_point(subject: Subject, ca
     assert len(set(prints)) == 4 and prints[0] == prints[-1]
 
 
-@EVERY_SUBJECT
+@ALL_BUT_VOLUME
 def test_what_was_confirmed_is_judged_and_never_learnt(subject: Subject, catalogue: Catalogue) -> None:
     entries, places = subject.entries(2, subject.points), (3, subject.points - 3)
     for place in places:
@@ -297,21 +306,15 @@ def test_what_was_confirmed_is_judged_and_never_learnt(subject: Subject, catalog
 # Lasting changes
 
 
-@EVERY_SUBJECT
+@ALL_BUT_VOLUME
 def test_a_lasting_change_that_was_flagged_point_by_point_is_learnt(subject: Subject, catalogue: Catalogue) -> None:
-    begin, after = subject.known, subject.learnt_after
-    entries = subject.entries(3, begin + after + 1)
-    entries = entries[:begin] + [subject.lasting(entry) for entry in entries[begin:]]
-    flagged = dict.fromkeys(range(begin, begin + after), "anomaly")
+    begin, end = subject.known, subject.known + subject.learnt_after
+    entries = subject.entries(0, end + 1)
+    entries[begin:] = [subject.lasting(entry) for entry in entries[begin:]]
+    table = stored(catalogue, subject, entries[:end], dict.fromkeys(range(begin, end), "anomaly"))
 
-    answers = []
-    for upto in (begin, begin + after):
-        table = stored(catalogue, subject, entries[:upto], flagged)
-        request = subject.request(table_id=table)
-        candidate = subject.module.fit_candidate(subject.module.prepare(request, catalogue.history), subject.families[0])
-        name = DETECTORS[subject.kind].model_name(request)
-        version = catalogue.registry.publish(name, candidate.payload, candidate.card).version
-        catalogue.registry.promote(name, version, reason="test")
-        answers.append(detect(subject, catalogue, table, entries[upto], require_model=True))
+    promote(catalogue, subject, table, subject.families[0])
 
-    assert [answer.is_anomaly for answer in answers] == [True, False]
+    before = detect(subject, catalogue, None, entries[begin], **{subject.sent: entries[:begin]})
+    after = detect(subject, catalogue, table, entries[end], require_model=True)
+    assert before.is_anomaly and not after.is_anomaly
