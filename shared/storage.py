@@ -83,4 +83,6 @@ def credential(client_id: str | None) -> TokenCredential:
     """The identity of this app: the user-assigned one with `client_id`, else what Azure finds around it."""
     from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 
-    return ManagedIdentityCredential(client_id=client_id) if client_id else DefaultAzureCredential()
+    # Left alone the package waits five minutes for an answer, four times.
+    bounds: dict[str, Any] = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retry_total": 2}
+    return ManagedIdentityCredential(client_id=client_id, **bounds) if client_id else DefaultAzureCredential(**bounds)

@@ -109,8 +109,9 @@ def test_training_is_a_command_job_that_runs_the_same_code(server: AzureMl, clie
 
     [job] = [body["properties"] for body in server.bodies("jobs/.*")]
     assert job["jobType"] == "Command"
-    assert job["command"] == ("python -m training.train_volume_anomaly --table-id orders --algorithm auto --register --json "
-                              "--training-days=365 --from-history")
+    assert job["command"] == (
+        "DATA_STORAGE__clientId=$DEFAULT_IDENTITY_CLIENT_ID python -m training.train_volume_anomaly --table-id orders "
+        "--algorithm auto --register --json --training-days=365 --from-history")
     assert job["resources"]["instanceType"] == "Standard_DS3_v2" and "/environments/claritydq-cpu/" in job["environmentId"]
     assert job["environmentVariables"]["AZUREML_WORKSPACE_NAME"] == "ws"
     assert "AccountKey" not in json.dumps(job)
@@ -147,7 +148,7 @@ def test_a_schedule_wraps_a_step_for_each_table_into_a_pipeline(server: AzureMl,
     assert job["jobType"] == "Pipeline" and set(job["jobs"]) == {"orders", "sales_eu"}
     assert job["settings"]["continue_on_step_failure"] is True
     commands = [body["properties"]["componentSpec"]["command"] for body in server.bodies("components/.*")]
-    assert [command.split()[4] for command in commands] == ["orders", "Sales.eu"]
+    assert [command.split()[5] for command in commands] == ["orders", "Sales.eu"]
     assert any(sent.path.startswith("operations/") for sent in server.sent)
 
 

@@ -203,16 +203,23 @@ def _attempt(client: MLClient | None, ask: Callable[[Workspace, MLClient], dict[
         return ask(workspace, client or connect(workspace))
     except Exception as error:  # a model that answers must not wait for a catalogue of models
         log.warning("Azure ML: %s", error, exc_info=not isinstance(error, HttpResponseError))
-        if getattr(error, "status_code", None) is None:
+        if _is_silence(error):
             _quiet_until[workspace.name] = time.monotonic() + QUIET_SECONDS
         return outcome("failed", explain(error, workspace))
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether nobody answered, or there is no identity to ask with: so it will be for the next model too."""
+    unanswered = isinstance(error, ServiceRequestError | ServiceResponseError)
+    return unanswered or (isinstance(error, ClientAuthenticationError) and error.status_code is None)
 
 
 def explain(error: Exception, workspace: Workspace) -> str:
     """What went wrong and who can do something about it, in one or two sentences."""
     status = error.status_code if isinstance(error, HttpResponseError) else None
     if isinstance(error, ClientAuthenticationError) and status is None:
-        return "This app has no identity that Azure knows: switch on its managed identity, or sign in (az login)."
+        return "This app cannot sign in: it has no identity that Azure knows, or signing in is not answered. Switch on its " \
+               "managed identity; on a machine of your own, az login."
     if status == 401:
         return f"Azure does not accept this app's identity in the tenant of the workspace {workspace.name} (401). {_ROLE}."
     if status == 403:
@@ -223,7 +230,7 @@ def explain(error: Exception, workspace: Workspace) -> str:
         return "Azure ML asks to wait longer than could be waited (429). Try again later."
     if status is not None:
         return f"Azure ML answers with an error ({status}): {_first_line(error)}"
-    if isinstance(error, ServiceRequestError | ServiceResponseError):
+    if _is_silence(error):
         return f"Azure ML does not answer within {READ_SECONDS:.0f} seconds: {type(error).__name__}. Try again later."
     return f"{type(error).__name__}: {_first_line(error)}"
 

@@ -80,13 +80,15 @@ def training_job(detector: str, table_id: str, code: Path, workspace: Workspace,
     """
     from azure.ai.ml import Input, command
 
+    # The compute tells a job which identity is its own; where it has none to tell, the setting is empty.
+    own = "DATA_STORAGE__clientId=$DEFAULT_IDENTITY_CLIENT_ID"
     words = ["python", "-m", f"training.train_{detector}_anomaly", "--table-id", table_id, "--algorithm", algorithm,
              "--register", "--json", *options]
     source = "--data ${{inputs.data}}" if data else "--from-history"
     compute = workspace.gpu_compute if gpu else workspace.compute
     machine: dict[str, Any] = {} if compute else {"instance_type": GPU_INSTANCE if gpu else workspace.instance_type}
     return command(
-        command=f"{shlex.join(words)} {source}", code=str(code),
+        command=f"{own} {shlex.join(words)} {source}", code=str(code),
         environment=workspace.environment or _named(environment("gpu" if gpu else "cpu")),
         inputs={"data": Input(type="uri_file", path=data)} if data else {}, compute=compute or None, **machine,
         environment_variables=storage_variables(settings) | workspace.to_environment(), instance_count=1,
