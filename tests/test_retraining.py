@@ -147,6 +147,34 @@ def test_training_as_of_a_day_sees_nothing_later(stores: Stores) -> None:
     assert again["outcome"] == "unchanged"
 
 
+def test_only_what_drifted_is_trained_where_that_is_asked_for(stores: Stores) -> None:
+    load(stores, 91)
+    run(stores)
+    load(stores, 105, first=91)
+    quiet = run(stores, "quiet", only="drifted")
+    load(stores, 136, first=105, level=30_000.0)
+
+    drifted = run(stores, "drifted", only="drifted")
+    again = run(stores, "again", only="drifted")
+    forced = run(stores, "forced", only="drifted", force=True)
+
+    assert quiet["outcome"] == "not_drifted" and quiet["reason"] == quiet["drift"]["reason"]
+    assert drifted["drift"]["verdict"] == "drifted" or drifted["promoted"]
+    assert drifted["outcome"] not in ("not_drifted", "unchanged", "failed")
+    assert again["outcome"] in ("not_drifted", "unchanged")
+    assert forced["outcome"] not in ("not_drifted", "unchanged", "failed")
+
+
+def test_figures_as_of_an_earlier_day_replace_no_later_ones(stores: Stores) -> None:
+    load(stores, 91)
+    run(stores)
+    kept = stores.monitoring.get("volume", NAME)
+
+    run(stores, "then", as_of=START + timedelta(days=70))
+
+    assert kept is not None and stores.monitoring.get("volume", NAME) == kept
+
+
 def test_a_table_with_too_little_history_leaves_nothing_in_the_registry(stores: Stores) -> None:
     load(stores, 4)
 
