@@ -218,8 +218,8 @@ def explain(error: Exception, workspace: Workspace) -> str:
     """What went wrong and who can do something about it, in one or two sentences."""
     status = error.status_code if isinstance(error, HttpResponseError) else None
     if isinstance(error, ClientAuthenticationError) and status is None:
-        return "This app cannot sign in: it has no identity that Azure knows, or signing in is not answered. Switch on its " \
-               "managed identity; on a machine of your own, az login."
+        return "This app cannot sign in: it has no identity that Azure knows, or signing in is not answered. Switch on " \
+               "its managed identity; on a machine of your own, az login."
     if status == 401:
         return f"Azure does not accept this app's identity in the tenant of the workspace {workspace.name} (401). {_ROLE}."
     if status == 403:
