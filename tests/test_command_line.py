@@ -25,8 +25,8 @@ from training.command_line import NOTHING_TRAINED, WRONG_USE, main
 BASELINES = {"volume": "structural", "distribution": "conditional_residual", "pattern": "formats",
              "timeliness": "lag_filter", "sequence": "hypothesis_filter"}
 MADE: dict[str, list[Entry]] = {
-    "volume": counts(1, 90), "timeliness": arrivals(1, 90), "distribution": profiles(1, 40), "pattern": batches(1, 8),
-    "sequence": hours(1, 24 * 40)}
+    "volume": counts(1, 63), "timeliness": arrivals(1, 60), "distribution": profiles(1, 40), "pattern": batches(1, 8),
+    "sequence": hours(1, 24 * 32)}
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 
 
