@@ -10,6 +10,7 @@ import pytest
 
 from detectors import distribution, distribution_model
 from detectors.artefact import Artefact
+from detectors.distribution_history import learnable
 from detectors.distribution_model import Reading
 from shared.catalogue import Catalogue
 from shared.contract import parse
@@ -202,6 +203,26 @@ def test_what_detect_kept_is_what_is_trained_on(catalogue):
 
     assert [b.moment.day for b in kept.batches] == list(range(6, 14))
     assert kept.facts()["used"] == 8
+
+
+@pytest.mark.parametrize(("flagged", "learnt"), [
+    ([40, 41], False), ([40, 41, 42], True), ([35, 42], False), ([35, 42, 49], True), ([40, 41, 43, 44, 46, 47], True),
+    ([40, 43, 46, 50], False)], ids=["two", "three_in_a_row", "two_mondays", "three_mondays", "half_of_twelve", "a_third"])
+def test_flagged_batches_are_learnt_from_where_they_are_what_the_table_is_like_now(prepared, flagged, learnt):
+    rows = [(batch, "anomaly" if i in flagged else "ok") for i, batch in enumerate(prepared.batches)]
+
+    assert learnable(rows)[flagged].tolist() == [learnt] * len(flagged)
+    assert np.delete(learnable(rows), flagged).all()
+
+
+def test_what_was_flagged_and_is_not_learnt_counts_as_a_false_alarm_all_the_same(prepared):
+    odd = 50
+    rows = [(batch, "anomaly" if i == odd else "ok") for i, batch in enumerate(prepared.batches)]
+
+    scores, _ = held_out("conditional_residual", rows, "UTC")
+
+    held = len(rows) - len(scores.normal)
+    assert np.isfinite(scores.normal).all() and not np.isfinite(scores.faulty[odd - held]).any()
 
 
 def test_training_data_survive_storage(prepared):

@@ -13,7 +13,7 @@ import pytest
 
 from detectors import formats, pattern
 from detectors.artefact import Artefact
-from detectors.pattern_column import UNUSUAL_NATS, Column
+from detectors.pattern_column import UNUSUAL_NATS, Column, concentration
 from detectors.pattern_judge import with_shape
 from detectors.tally import shapes_of
 from shared.catalogue import Catalogue
@@ -139,6 +139,10 @@ def test_faults_break_a_value_or_are_none() -> None:
     for name, fault in FAULTS.items():
         for value in ["ORD-48213", "a", "", "été", "5"]:
             assert fault(Random(0), value) != value or name == "placeholder"
+
+
+def test_a_batch_of_which_nothing_is_left_says_nothing_of_how_batches_differ() -> None:
+    assert concentration([3, 1, 4, 1, 5, 0], [50, 50, 50, 50, 50, 0]) == concentration([3, 1, 4, 1, 5], [50] * 5)
 
 
 def test_too_little_and_free_form_columns_are_told_and_not_raised() -> None:
