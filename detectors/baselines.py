@@ -1,6 +1,6 @@
 """A new normal: what history is worth from before the moment since when a table is at another level.
 
-    rebased        counts: moved to the new level, so that season and spread survive
+    rebased        counts: moved to the new level, so that season and spread survive; rebased_metrics for other values
     rebased_lags   minutes after due: moved by the difference
     kept_from      batches and shapes: dropped, once enough is known since
 
@@ -54,22 +54,42 @@ def rebased(known: Context, first: int, holiday: IntArray, granularity: str) -> 
     days = _ordinary(np.where(known.values[at:] > 0, levels[at:], np.nan), holiday[at:])
     if not np.isfinite(days).any():  # all of them flagged, before anybody said that they are normal
         days = _ordinary(np.where(known.values[at:] > 0, np.log1p(known.learnable[at:]), np.nan), holiday[at:])
-    told = np.flatnonzero(np.isfinite(days))
-    if not len(told):
-        return known, 0
-    told = told[: min(STEPS[np.searchsorted(STEPS, len(told), "right") - 1], span.since)]
-    begin = max(at - span.before, 0)
-    before = _ordinary(levels[begin:at], holiday[begin:at])
-    if not np.isfinite(before).any():
-        return known, len(told)
-    places = (known.start + np.arange(begin, at)) % span.season
-    usual = np.nanmedian(before)
-    season = {place: _median(before[places == place], usual) for place in range(span.season)}
-    expected = np.array([season[int(known.start + at + i) % span.season] for i in told])
-    move = float(np.median(days[told] - expected))
+    move, points = _move(_ordinary(levels[:at], holiday[:at]), days, known.start, span)
+    if not move:
+        return known, points
     earlier = known.values[:at]
     moved = np.where(earlier > 0, np.expm1(np.maximum(np.log1p(earlier) + move, 0.0)), earlier)
-    return replace(known, values=np.concatenate([moved, known.values[at:]])), len(told)
+    return replace(known, values=np.concatenate([moved, known.values[at:]])), points
+
+
+def rebased_metrics(values: FloatArray, start: int, first: int, granularity: str) -> FloatArray:
+    """(n, m) metrics by bucket from `start` on, NaN where unknown -> (n, m), what is before bucket `first` moved likewise.
+
+    Each metric by a ratio where all that is known of it is above zero, else by a difference.
+    """
+    at, columns = min(max(first - start, 0), len(values)), []
+    for metric in values.T:
+        is_ratio = bool((metric[np.isfinite(metric)] > 0).all())
+        levels = np.log(metric) if is_ratio else metric
+        move, _ = _move(levels[:at], levels[at:], start, SPANS[granularity])
+        moved = (metric[:at] * np.exp(move) if is_ratio else metric[:at] + move) if move else metric[:at]
+        columns.append(np.concatenate([moved, metric[at:]]))
+    return np.stack(columns, axis=1)
+
+
+def _move(before: FloatArray, since: FloatArray, start: int, span: _Span) -> tuple[float, int]:
+    """The median, over the first known levels since, of what each has over the median of its place in the season before, and
+    of how many that is. 0.0 where either side knows none. `before` begins with bucket `start`, `since` follows it."""
+    told = np.flatnonzero(np.isfinite(since))
+    told = told[: min(STEPS[np.searchsorted(STEPS, len(told), "right") - 1], span.since)] if len(told) else told
+    begin = max(len(before) - span.before, 0)
+    earlier = before[begin:]
+    if not len(told) or not np.isfinite(earlier).any():
+        return 0.0, len(told)
+    places, usual = (start + begin + np.arange(len(earlier))) % span.season, np.nanmedian(earlier)
+    season = [_median(earlier[places == place], usual) for place in range(span.season)]
+    expected = np.array(season)[(start + len(before) + told) % span.season]
+    return float(np.median(since[told] - expected)), len(told)
 
 
 def rebased_lags(lags: FloatArray, since: int) -> FloatArray:

@@ -76,7 +76,8 @@ def replay(request: DistributionRequest, catalogue: Catalogue, points: int) -> I
     for place in range(max(len(rows) - points, 0), len(rows)):
         batch, status = rows[place]
         before = Known.of(since(rows[:place], request.baseline))
-        if len(before.usual) >= FEWEST_BATCHES and (fitted is None or place - learnt >= min(REFIT, place // 4)):
+        is_new = fitted is not None and bool(before.usual) and before.usual[0] is not fitted.batches[0]
+        if len(before.usual) >= FEWEST_BATCHES and (fitted is None or is_new or place - learnt >= min(REFIT, place // 4)):
             fitted, learnt = fit(before.usual, told.zone), place
         answer = _evaluate(request, _Case(batch, batch.moment, before, told), partial(_as_it_is, fitted), readings)
         if answer.is_anomaly and status == "ok":

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from detectors import calendar
 from detectors.artefact import Artefact
-from detectors.baselines import bucket_of, taught
+from detectors.baselines import bucket_of, rebased_metrics, taught
 from detectors.champion import find_model, model_use
 from detectors.context import utc
 from detectors.decision import threshold_of
@@ -39,7 +39,6 @@ from detectors.sequence_history import (
     known_of,
     places,
     row_bytes,
-    since,
     stamp,
 )
 from detectors.sequence_states import States
@@ -205,10 +204,10 @@ def _detect(request: SequenceRequest, catalogue: Catalogue, now: datetime) -> Se
         warnings.append(f"{len(at) - full} points are still filling: they were not judged.")
     judged = judged_of(at[:full], values[:full], moments[:full])
     parts = _history(request, catalogue, judged, zone, model is not None, warnings)
+    known = known_of(parts, judged.first, len(request.metrics), request.granularity)
     if request.baseline is not None:
         first = bucket_of(request.baseline, zone, request.granularity)
-        parts = since(parts, first, judged.first, RHYTHMS[request.granularity].setup)
-    known = known_of(parts, judged.first, len(request.metrics), request.granularity)
+        known = replace(known, values=rebased_metrics(known.values, known.start, first, request.granularity))
     answer = _evaluate(request, catalogue, judged, known, zone, model)
     answer.warnings = [*warnings, *answer.warnings]
     return answer

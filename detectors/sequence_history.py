@@ -120,12 +120,6 @@ def known_of(parts: Sequence[Rows], before: int, metrics: int, granularity: str)
     return Known(start, values, int(seen.sum()), int(excluded.sum()))
 
 
-def since(parts: Sequence[Rows], first: int | None, before: int, enough: int) -> list[Rows]:
-    """The parts from bucket `first` of the new normal on, once `enough` buckets of them are known; until then all."""
-    own = [_within(part, first, before) for part in parts] if first is not None else []
-    return own if own and len(np.unique(np.concatenate([part.at for part in own]))) >= enough else list(parts)
-
-
 def _within(part: Rows, earliest: int, before: int) -> Rows:
     if not len(part.at) or (part.at[0] >= earliest and part.at[-1] < before and np.all(part.at[1:] >= part.at[:-1])):
         return part

@@ -310,15 +310,16 @@ def test_profiles_of_before_count_no_more_once_eight_are_known_since() -> None:
     assert told.history.points == 9
 
 
-def test_a_series_is_learnt_anew_once_its_setup_is_known_since() -> None:
-    before, since = sequences.metrics(30, seed=1), 3 * sequences.metrics(20, seed=2)
-    values = np.concatenate([before, since])
+@pytest.mark.parametrize("change", [lambda values: 3 * values, lambda values: values - 1000])
+def test_a_series_at_another_level_is_normal_the_day_after_it_was_told(change: Any) -> None:
+    values = sequences.metrics(32, m=2, seed=1)
+    values[30 * 24 :, 1] = change(values[30 * 24 :, 1])
     told = (sequences.START + timedelta(days=30)).isoformat()
 
-    verdict = sequences.ask(values, baseline=told)
+    before, after = sequences.ask(values), sequences.ask(values, baseline=told)
 
-    assert verdict.status == "evaluated" and not verdict.is_anomaly
-    assert verdict.history.points == 19 * 24
+    assert before.is_anomaly and not after.is_anomaly
+    assert after.status == "evaluated" and after.history == before.history
 
 
 def test_a_table_s_baseline_reaches_requests_that_tell_none() -> None:

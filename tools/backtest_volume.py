@@ -20,12 +20,15 @@ from detectors import structural
 from detectors.artefact import Artefact
 from detectors.context import Context, FloatArray, IntArray, calendar_of
 from detectors.decision import Decision, Judgement, decide, threshold_of
-from detectors.volume_model import judge_with_model
+from detectors.season import SEASONS
+from detectors.volume import judgement_of
+from detectors.volume_model import judge_with_model, keeps_flagging
 from shared.contract import Holidays, TrainRequest, VolumeRequest
 from shared.history import ANOMALY, OK, Series
 
 COLUMNS = ("score", "is_anomaly", "lower", "upper", "expected")
 NO_HOLIDAYS = Holidays()
+PATIENCE = int(SEASONS["daily"].design.patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +76,15 @@ def replay(days: IntArray, values: FloatArray, options: Options) -> Iterator[tup
         day, value = int(days[i]), values[i]
         if options.algorithm != "structural" and i >= options.warm_up and (i - options.warm_up) % options.refit_days == 0:
             artefact = _train(days[:i], values[:i], status[:i], options)
-        judgement = None
+        judgement, verdict = None, structural.judge_next(step.state, day, int(holiday[i]), value, threshold)
+        calm = judgement_of(verdict) if step.ready else None
         if artefact is not None:
             context = Context(int(days[0]), values[:i], status[:i], i)
             judgement = judge_with_model(artefact, context, holiday[:i + 1], day, value, threshold)
-        if judgement is None and step.ready:
-            verdict = structural.judge_next(step.state, day, int(holiday[i]), value, threshold)
-            judgement = Judgement(verdict.score, verdict.expected, verdict.lower, verdict.upper, verdict.effects)
+            if judgement is not None and calm is not None and calm.score < threshold <= judgement.score and keeps_flagging(
+                    artefact, context, holiday, threshold, PATIENCE, value < judgement.expected):
+                judgement = calm
+        judgement = judgement or calm
         if judgement is None:
             yield None
             continue

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.artefact import SCHEMA, Artefact
-from detectors.baselines import bucket_of, stamp
+from detectors.baselines import bucket_of, rebased_metrics, stamp
 from detectors.context import utc
 from detectors.sequence import model_name
 from detectors.sequence_filter import RHYTHMS
-from detectors.sequence_history import DETECTOR, Rows, places, rows_of, since
+from detectors.sequence_history import DETECTOR, Rows, places, rows_of
 from shared.contract_sequence import MAX_METRICS, SequenceTrainRequest
 from shared.documents import Document, Documents
 from shared.errors import InvalidRequest
@@ -43,7 +43,6 @@ from training.trainer import TrainedModel, Trainer
 BASELINE = "hypothesis_filter"
 # The baseline first: the LSTM has to beat it.
 FAMILIES = (BASELINE, "lstm")
-EVERYTHING = 2**40  # a bucket later than any
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Prepared:
     series: MetricSeries
     points: int
     excluded: int
-    baseline: str | None = None  # since when the table is at another normal, where this is only what came since
+    baseline: str | None = None  # since when the table is at another normal, which all of this was moved to
 
     def facts(self) -> dict[str, Any]:
         """What the job tells about its data."""
@@ -102,10 +101,12 @@ def prepare(request: SequenceTrainRequest, history: History | None, until: datet
         at, values, _ = places(sent, metrics, "historical_data", zone, granularity)
         parts.append(Rows(at, values, np.zeros(len(at), bool)))
         words.append((at, np.full(len(at), "ok", "U10")))
-    first = None if request.baseline is None else bucket_of(request.baseline, zone, granularity)
-    own = since(parts, first, EVERYTHING, RHYTHMS[granularity].setup)
-    baseline = stamp(request.baseline) if sum(len(part.at) for part in own) < sum(len(part.at) for part in parts) else None
-    return Prepared(request.table_id, zone, *_series(request, tuple(metrics), own, words), baseline)
+    series, points, excluded = _series(request, tuple(metrics), parts, words)
+    if request.baseline is None or (first := bucket_of(request.baseline, zone, granularity)) > series.end:
+        return Prepared(request.table_id, zone, series, points, excluded)
+    values, seen = (rebased_metrics(part, series.start, first, granularity) for part in (series.values, series.seen))
+    series = replace(series, values=values, seen=np.where(np.isnan(values), seen, values))
+    return Prepared(request.table_id, zone, series, points, excluded, stamp(request.baseline))
 
 
 def families(request: SequenceTrainRequest, registry: Registry) -> list[str]:
