@@ -22,7 +22,8 @@ def counts(generator: np.random.Generator, days: int, memory: float, noise: floa
     for i in range(1, len(shocks)):
         shocks[i] = memory * shocks[i - 1] + math.sqrt(1 - memory**2) * shocks[i]
     day = np.arange(days)
-    return WEEK[day % 7] + growth * day + noise * shocks[30:]
+    series: FloatArray = WEEK[day % 7] + growth * day + noise * shocks[30:]
+    return series
 
 
 def found(recent: int, reference: int, memory: float = 0.0, noise: float = 0.1, change: float = 1.0,
