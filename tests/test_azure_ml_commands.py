@@ -78,10 +78,10 @@ def days() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def registry(server: AzureMl, payload: bytes) -> Registry:
+def registry(server: AzureMl) -> Registry:
     registry = worker.registry()
     for f1 in (0.7, 0.8):
-        registry.publish(NAME, payload, {"algorithm": "structural", "quality": {"f1": f1}})
+        registry.publish(NAME, b"model", {"algorithm": "structural", "quality": {"f1": f1}})
     registry.promote(NAME, "1", reason="first")
     registry.promote(NAME, "2", reason="better")
     return registry

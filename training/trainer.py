@@ -11,7 +11,7 @@ from typing import Any, Self
 from shared.contract import Input, parse
 from shared.errors import InvalidRequest
 from shared.registry import Registry
-from training import candidates
+from training import azure_ml, candidates
 from training.candidates import Candidate
 
 MOST_BYTES = 2**30  # of a history given from Python
@@ -54,7 +54,7 @@ class Trainer:
         return TrainedModel.of(request.table_id, module.choose(rivals, request.algorithm), rivals)
 
     def register_model(self, model: TrainedModel, name: str) -> str:
-        """Publishes and promotes; returns the version.
+        """Publishes and promotes, and shows it in Azure ML where there is a workspace; returns the version.
 
         Raises InvalidRequest for a name under which nobody would look for a model of this detector, StorageUnavailable.
         """
@@ -67,4 +67,5 @@ class Trainer:
             self._registry = registry()
         manifest = self._registry.publish(name, model.payload, model.card)
         self._registry.promote(name, manifest.version, reason="registered from Python")
+        azure_ml.mirror(name, self._registry, manifest.version)
         return manifest.version
