@@ -1,7 +1,7 @@
 """A raw table file as a column profile: CSV or Parquet, read in pieces, so that memory does not grow with the rows.
 
 What leaves is what a profile carries: numbers about columns, shapes of texts, and frequent values as hashes. No text of a
-cell is returned or put into an error. The only home of pandas and pyarrow outside training; they are imported when a file is
+cell is returned or put into an error. The only home of pandas outside training; it and pyarrow are imported when a file is
 read.
 """
 

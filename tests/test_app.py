@@ -11,7 +11,7 @@ import function_app
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("pandas", "scipy", "sklearn", "prophet", "cmdstanpy", "statsmodels", "onnx", "skl2onnx", "ndonnx", "spox", "jax",
-         "azure.ai.ml", "matplotlib", "holidays", "training")
+         "azure.ai.ml", "matplotlib", "holidays", "pyarrow", "training")
 
 
 @cache
