@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from detectors.directory import detector
+from shared import telemetry
 from shared.catalogue import Catalogue
 from shared.contract import Answer, DetectOptions
 from shared.tables import Tables, settled
@@ -31,6 +32,7 @@ def judge(kind: str, request: DetectOptions, catalogue: Catalogue, tables: Table
     asked = detector(kind)
     request, warnings = settled(request, kind, tables)
     answer = asked.detect(request, catalogue, now)
+    telemetry.judged(kind, answer.severity, answer.latency_ms)
     if answer.timestamp and datetime.fromisoformat(answer.timestamp) > now + AHEAD:
         warnings = [*warnings, f"The timestamp {answer.timestamp} lies in the future."]
     answer.warnings = [*warnings, *answer.warnings]

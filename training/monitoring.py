@@ -24,6 +24,7 @@ from detectors.context import utc
 from detectors.directory import detector
 from detectors.metrics import TABLE
 from detectors.profiles import table_of
+from shared import telemetry
 from shared.errors import ModelNotFound
 from shared.history import History
 from shared.registry import Registry
@@ -86,11 +87,13 @@ def monitor(kind: str, prepared: Any, history: History, registry: Registry, now:
     # The first month read may not be whole.
     whole = month_of(start + timedelta(days=31)) if counts.months else ""
     counts = (counts | new.between(whole, "9999")).between(month_of(now - COUNTED), month_of(now))
+    found = _drift(kind, prepared, until, seen)
+    telemetry.checked(kind, found["verdict"])
     return {"detector": kind, "name": name, "table_id": prepared.table_id, "column": column,
             "version": champion.version if champion else None, "algorithm": card.get("algorithm", BASELINES[kind]),
             "checked_at": now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "spacing_seconds": _spacing(seen), "injected": card.get("quality", {}),
-            "counts": counts.to_json(), **_drift(kind, prepared, until, seen)}
+            "counts": counts.to_json(), **found}
 
 
 def inputs(kind: str, prepared: Any) -> Inputs:
@@ -165,8 +168,8 @@ def _regular(time: IntArray, features: Mapping[str, FloatArray], granularity: st
 
 
 def _lags(prepared: Any) -> Inputs:
-    hours = prepared.series.hours
-    return Inputs(hours, hours // 24 % 7, {"lag_minutes": prepared.series.lags}, "daily", "hourly")
+    series = prepared.series.learnable()
+    return Inputs(series.hours, series.hours // 24 % 7, {"lag_minutes": series.lags}, "daily", "hourly")
 
 
 def _profiles(prepared: Any) -> Inputs:
