@@ -22,6 +22,7 @@ from shared.history import Point
 from shared.settings import Settings
 from shared.tables import Tables
 from tests.counts import MONDAY, daily
+from tests.profiles import batch
 from tests.test_service_detectors import load
 
 DAYS, A_MONTH = 300, 30.44
@@ -227,3 +228,31 @@ def test_a_budget_told_to_the_service_holds_in_its_next_verdict(service: httpx.C
 
     assert found.status_code == 200
     assert verdict["deviation"]["threshold"] == found.json()["calibrated"]["threshold"] > 0.99
+
+
+def rows_of(kind: str) -> list[dict[str, Any]]:
+    """A quiet past of 60 points, up to a few weeks ago."""
+    head = {"detector": kind, "table_id": f"quiet-{kind}"}
+    moments = [day(number) + LATER for number in range(60)]
+    if kind == "timeliness":
+        return [head | {"timestamp": (m + timedelta(minutes=(i * 37) % 20)).isoformat()} for i, m in enumerate(moments)]
+    if kind == "distribution":
+        return [head | {"timestamp": m.isoformat(), "profile": {key: value for key, value in batch(i).items()
+                                                                if key != "profiledAt"}} for i, m in enumerate(moments)]
+    return [head | {"timestamp": m.isoformat(), "values": {"orders": 100.0 + 10 * (i % 7) + (i * 37) % 5}}
+            for i, m in enumerate(moments)]
+
+
+@pytest.mark.parametrize("kind", ["timeliness", "distribution", "sequence"])
+def test_every_detector_tells_what_a_budget_means(service: httpx.Client, kind: str) -> None:
+    more = {"settings": {"granularity": "daily"}} if kind == "sequence" else {"settings": {}}
+    service.post(f"/v1/tables/quiet-{kind}", json=more).raise_for_status()
+    assert load(service, rows_of(kind))["rejected"] == 0
+
+    found = service.post(f"/v1/tables/quiet-{kind}/alert-budget", json={"detector": kind, "max_alerts_per_month": 2})
+
+    assert found.status_code == 200, found.text
+    answer = found.json()
+    assert answer["judged"] >= FEWEST and answer["months"] == pytest.approx(answer["judged"] / A_MONTH, rel=0.2)
+    assert answer["calibrated"]["alerts"] <= answer["current"]["alerts"] <= answer["judged"]
+    assert not answer["applied"] and "expect" in answer["meaning"]
