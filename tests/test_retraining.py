@@ -241,6 +241,20 @@ def test_killed_between_export_and_pointer_the_champion_answers_and_a_second_sta
     assert [p.version for p in stores.registry.champion(NAME).previous] == ["1"]  # type: ignore[union-attr]
 
 
+def test_a_model_handed_out_twice_at_the_same_time_is_promoted_once(storage: str) -> None:
+    stores = opened(storage)
+    load(stores, 91)
+    run(stores)
+    with pytest.raises(Killed):
+        run(dying(storage), "second", ALWAYS)
+    twin = stores.registry.publish(NAME, stores.registry.fetch(NAME, "2"), stores.registry.manifest(NAME, "2").card)
+    stores.registry.promote(NAME, twin.version, reason="the other one was quicker")
+
+    record = run(stores, "second", ALWAYS)
+
+    assert (record["outcome"], record["version"], champion(stores)) == ("forced", "3", "3")
+
+
 def test_a_champion_moved_by_a_person_meanwhile_stays(storage: str) -> None:
     stores = opened(storage)
     load(stores, 91)

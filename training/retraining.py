@@ -69,8 +69,8 @@ class Ended(Exception):
 def retrain(kind: str, request: Any, stores: Stores, order: Order) -> dict[str, Any] | None:
     """What became of one model of detector `kind` on its training request, as it is kept; None where the run has ended.
 
-    Of one model it may be called twice, also at the same time: there is one publication and one promotion. What is wrong
-    with the table or its training is an outcome; raises StorageUnavailable, after which it may be called again.
+    Called again it goes on where it was: there is one publication, and one promotion also where it runs twice at the same
+    time. What is wrong with the table or its training is an outcome; raises StorageUnavailable: call it again later.
     """
     began = time.perf_counter()
     name = detector(kind).model_name(request)
@@ -134,9 +134,10 @@ def _told(kind: str, request: Any, stores: Stores, order: Order, name: str,
     else:
         told = {key: value for key, value in manifest.card["decision"].items() if key != "run_id"}
     if manifest is not None:
+        told["version"] = manifest.version
         if told["promoted"]:
             told |= _promoted(manifest, told, registry)
-        told |= {"version": manifest.version, "registration": azure_ml.mirror(name, registry, manifest.version)}
+        told["registration"] = azure_ml.mirror(name, registry, told["version"])
     return told | {"drift": drift if drift and not told["promoted"] else _monitored(kind, prepared, stores, order)}
 
 
@@ -172,16 +173,22 @@ def _decided(trainer: Any, request: Any, prepared: Any, champion: Reigning | Non
 
 
 def _landed(name: str, run_id: str, registry: Registry) -> Manifest | None:
-    """The version that this retraining published before it was interrupted."""
-    for version in reversed(registry.versions(name)[-RECENT_VERSIONS:]):
-        manifest = registry.manifest(name, version)
-        if manifest.card.get("decision", {}).get("run_id") == run_id:
-            return manifest
-    return None
+    """The version that this retraining published before it was interrupted, the first of several."""
+    recent = (registry.manifest(name, version) for version in registry.versions(name)[-RECENT_VERSIONS:])
+    return next((manifest for manifest in recent if _run_of(manifest) == run_id), None)
+
+
+def _run_of(manifest: Manifest) -> str | None:
+    """The retraining that a version is of."""
+    run_id: str | None = manifest.card.get("decision", {}).get("run_id")
+    return run_id
 
 
 def _promoted(manifest: Manifest, told: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
-    """Moves the pointer from the champion that was judged; another outcome where somebody else moved it meanwhile."""
+    """Moves the pointer from the champion that was judged; another outcome where somebody else moved it meanwhile.
+
+    Somebody else is not this very retraining, handed out twice at the same time: of its versions the first one reigns.
+    """
     reigned = told["reigned"]
     now = registry.champion(manifest.name)
     try:
@@ -189,6 +196,9 @@ def _promoted(manifest: Manifest, told: Mapping[str, Any], registry: Registry) -
             raise Conflict(f"Somebody made version {reigned} the champion again.")
         registry.promote(manifest.name, manifest.version, reason=told["reason"], expected=reigned)
     except Conflict as error:
+        now = registry.champion(manifest.name)
+        if now is not None and _run_of(registry.manifest(manifest.name, now.version)) == _run_of(manifest):
+            return {"version": now.version}
         return _outcome("failed", f"Published and not promoted: {error.message}") | {"promoted": False, "learnt": None}
     return {}
 
