@@ -37,6 +37,15 @@ print(json.dumps([[m["name"], p["attributes"], p.get("value", p.get("count"))] f
 """
 
 
+def test_without_opentelemetry_nothing_is_counted_and_nothing_fails() -> None:
+    script = "import sys; sys.modules['opentelemetry'] = None\nfrom shared import telemetry\n" \
+             "telemetry.judged('volume', 'none', 1.0); telemetry.checked('volume', 'stable'); print('done')"
+
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.stdout == "done\n", done.stderr
+
+
 def test_verdicts_checks_and_retrainings_are_counted_without_naming_a_table() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False)
 
