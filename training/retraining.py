@@ -24,6 +24,7 @@ from importlib import import_module
 from typing import Any
 
 from detectors.directory import detector
+from shared import telemetry
 from shared.contract_retraining import Outcome
 from shared.decisions import Decisions
 from shared.errors import Conflict, InvalidRequest, StorageUnavailable
@@ -88,6 +89,7 @@ def retrain(kind: str, request: Any, stores: Stores, order: Order) -> dict[str, 
         told = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]}
     told["seconds"] = round(time.perf_counter() - began, 2)
     record: dict[str, Any] = _finite(_blank(kind, request, order) | told)
+    telemetry.retrained(kind, record["outcome"])
     if record["outcome"] not in PASSING and (record["reigned"] or record["challenger"]):
         stores.decisions.put(name, record)
     return record
