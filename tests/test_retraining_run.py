@@ -119,7 +119,7 @@ def test_the_same_key_is_the_same_retraining_and_wrong_ones_are_refused(service:
 
 
 def test_a_cancelled_retraining_stops_keeps_what_is_decided_and_can_go_on(service: httpx.Client) -> None:
-    tables = [f"cancel{n}" for n in range(8)]
+    tables = [f"cancel{n}" for n in range(5)]
     for seed, table in enumerate(tables):
         load(service, table, batches(seed, 20), detector="pattern", column="code")
     url = start(service, **FORMATS, tables=tables)
@@ -127,18 +127,18 @@ def test_a_cancelled_retraining_stops_keeps_what_is_decided_and_can_go_on(servic
 
     cancelled = service.post(f"{url}/cancel")
 
-    assert cancelled.status_code == 202 and cancelled.json()["state"] == "cancelled" and cancelled.json()["done"] < 8
+    assert cancelled.status_code == 202 and cancelled.json()["state"] == "cancelled" and cancelled.json()["done"] < 5
     kept = decisions(service, url)
     assert service.post(f"{url}/restart").status_code == 202
     run = ended(service, url)
-    assert (run["state"], run["outcomes"]) == ("succeeded", {"first": 8})
+    assert (run["state"], run["outcomes"]) == ("succeeded", {"first": 5})
     assert decisions(service, url).items() >= kept.items()
     assert service.post(f"{url}/cancel").json()["state"] == "succeeded"
 
 
 def test_a_retraining_that_the_host_did_not_survive_goes_on_where_it_was_and_promotes_nothing_twice(
         service: httpx.Client, host: LocalHost) -> None:
-    tables = [f"killed{n}" for n in range(8)]
+    tables = [f"killed{n}" for n in range(5)]
     for seed, table in enumerate(tables):
         load(service, table, batches(seed, 20), detector="pattern", column="code")
     url = start(service, **FORMATS, tables=tables)
@@ -152,7 +152,7 @@ def test_a_retraining_that_the_host_did_not_survive_goes_on_where_it_was_and_pro
     assert service.post(f"{url}/restart").status_code == 202
     run = ended(service, url)
 
-    assert (run["state"], run["outcomes"]) == ("succeeded", {"first": 8})
+    assert (run["state"], run["outcomes"]) == ("succeeded", {"first": 5})
     assert decisions(service, url).items() >= kept.items()
     for table in tables:
         model = service.get(f"/v1/models/pattern-anomaly.{table}.code").json()
