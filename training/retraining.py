@@ -105,7 +105,7 @@ def _blank(kind: str, request: Any, order: Order) -> dict[str, Any]:
     return {"run_id": order.run_id, "detector": kind, "table_id": request.table_id,
             "name": detector(kind).model_name(request), "column": getattr(request, "column", None),
             "at": _now().isoformat(timespec="seconds"), "as_of": order.as_of and order.as_of.isoformat(), "version": None,
-            "reigned": None, "promoted": False, "champion": None, "challenger": None}
+            "reigned": None, "promoted": False, "champion": None, "challenger": None, "registration": None, "drift": None}
 
 
 def _told(kind: str, request: Any, stores: Stores, order: Order, name: str,
