@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import ndonnx as ndx
 import numpy as np
 import onnx
 import spox.opset.ai.onnx.v21 as v21
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from detectors import filter_bank, structural, structural_verdict
@@ -27,6 +26,8 @@ from training.series import NotEnoughHistory, TrainingSeries
 FEWEST = 14
 OPSET, IR_VERSION = 21, 10
 onnx_operators: Any = v21
+
+type Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,24 @@ def _probe(fitted: FittedStructural, series: TrainingSeries) -> dict[str, Any]:
 
 
 def build(fitted: FittedStructural) -> onnx.ModelProto:
-    """Three traced graphs in one: the columns as the filters see them, the Scan over them, the verdict."""
-    shapes = {name: ("n", *part.shape[1:]) for name, part in fitted.state._asdict().items()}
-    size, rows = fitted.season.cycle.shape[1], 8 if fitted.season.stride else 1
+    """The graph of all tables whose training ended in the same bucket, with this table's state."""
+    parts = fitted.state._asdict()
+    model = onnx.ModelProto()
+    model.CopyFrom(_stateless(fitted.granularity, fitted.trained_until, tuple(part.shape for part in parts.values())))
+    model.graph.initializer.extend(numpy_helper.from_array(part, f"begin_{name}") for name, part in parts.items())
+    onnx.checker.check_model(model)
+    return model
+
+
+@lru_cache(maxsize=8)
+def _stateless(granularity: str, trained_until: int, state: tuple[Shape, ...]) -> onnx.ModelProto:
+    """Three traced graphs in one: the columns as the filters see them, the Scan over them, the verdict.
+
+    Tracing takes seconds, and a fleet's tables differ in their state alone: that is an input here.
+    """
+    season, dims = SEASONS[granularity], dict(zip(State._fields, state, strict=True))
+    shapes = {name: ("n", *shape[1:]) for name, shape in dims.items()}
+    size, rows = season.cycle.shape[1], 8 if season.stride else 1
     day = {
         "rows": ("n", 1, rows, size), "looked": ("n", 1, 1, size), "classes": ("n", 1, 1, 3),
         "ordinary": ("n", 1, 1, 1), "teaches": ("n", 1, 1, 1),
@@ -133,9 +149,9 @@ def build(fitted: FittedStructural) -> onnx.ModelProto:
         "holiday": ndx.argument(shape=("n", "k_and_judged"), dtype=ndx.int64),
     }
     judged = {name: ndx.argument(shape=("n",), dtype=ndx.float64) for name in ("value", "threshold")}
-    before = _graph("before_", partial(_columns, fitted), inputs)
-    step = _graph("step_", partial(_step, fitted), _arguments(shapes, "old_") | _arguments(past))
-    verdict = _graph("verdict_", partial(_verdict, fitted), judged | _arguments(day, "day_") | _arguments(shapes, "end_"))
+    before = _graph("before_", partial(_columns, season, trained_until, dims), inputs)
+    step = _graph("step_", partial(_step, season), _arguments(shapes, "old_") | _arguments(past))
+    verdict = _graph("verdict_", partial(_verdict, season), judged | _arguments(day, "day_") | _arguments(shapes, "end_"))
 
     scan = helper.make_node(
         "Scan", [*(f"wide_{name}" for name in shapes), *past], [f"scanned_{name}" for name in shapes],
@@ -153,60 +169,58 @@ def build(fitted: FittedStructural) -> onnx.ModelProto:
             "as_trained", [], _described("same_", shapes),
         ),
     )
-    begin = [numpy_helper.from_array(part, f"begin_{name}") for name, part in fitted.state._asdict().items()]
-    # Inputs as well: tables whose training ended in the same bucket compute with one session, each from its own state.
-    states = [helper.make_tensor_value_info(part.name, onnx.TensorProto.DOUBLE, part.dims) for part in begin]
+    # Inputs in the file as well: such tables compute with one session, each from its own state.
+    states = [helper.make_tensor_value_info(f"begin_{name}", onnx.TensorProto.DOUBLE, shape) for name, shape in dims.items()]
     graph = helper.make_graph(
-        [*before.node, choice, *verdict.node], "volume", [*before.input, *verdict.input[:2], *states], verdict.output, begin
+        [*before.node, choice, *verdict.node], "volume", [*before.input, *verdict.input[:2], *states], verdict.output
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model)
-    return model
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def _columns(fitted: FittedStructural, time: Any, history: Any, holiday: Any) -> dict[str, Any]:
+def _columns(season: Season, trained_until: int, state: Mapping[str, Shape], time: Any, history: Any,
+             holiday: Any) -> dict[str, Any]:
     """The buckets of `history`, and last the judged one, as the filters see them; what training saw has no count."""
     tables, columns = onnx_operators.shape(_var(time)), onnx_operators.shape(_var(history), start=1)
     ago = onnx_operators.range(
         onnx_operators.neg(onnx_operators.squeeze(columns)), onnx_operators.const(1), onnx_operators.const(1)
     )
     buckets = time[:, None] + ndx.asarray(ago)
-    seen = fitted.season.days(_Traced(), buckets, holiday)._asdict()
-    new = buckets[:, :-1] > fitted.trained_until
+    seen = season.days(_Traced(), buckets, holiday)._asdict()
+    new = buckets[:, :-1] > trained_until
     counts = filter_bank.count(_Traced(), ndx.where(new, history, np.float64("nan"))[:, :, None, None, None])
     latest = ndx.asarray(onnx_operators.reduce_max(_var(time), keepdims=0))
     return {
-        "is_news": latest > fitted.trained_until + 1,
+        "is_news": latest > trained_until + 1,
         "past_new": new[:, :, None, None, None],
         **{f"count_{name}": part for name, part in counts._asdict().items()},
         **{f"past_{name}": part[:, :-1, ...] for name, part in seen.items()},
         **{f"day_{name}": part[:, -1, ...] for name, part in seen.items()},
-        **{f"shape_{name}": _shape(tables, part) for name, part in fitted.state._asdict().items()},
+        **{f"shape_{name}": _shape(tables, shape) for name, shape in state.items()},
     }
 
 
-def _shape(tables: Any, part: NDArray[Any]) -> Any:
+def _shape(tables: Any, shape: Shape) -> Any:
     """The shape of a part of the state for so many tables."""
-    return ndx.asarray(onnx_operators.concat([tables, onnx_operators.const(part.shape[1:])], axis=0))
+    return ndx.asarray(onnx_operators.concat([tables, onnx_operators.const(shape[1:])], axis=0))
 
 
-def _step(fitted: FittedStructural, **now: Any) -> dict[str, Any]:
+def _step(season: Season, **now: Any) -> dict[str, Any]:
     """One column. Before the end of training not even time passes."""
     state = State(*(now[f"old_{name}"] for name in State._fields))
     day = Day(*(now[f"past_{name}"] for name in Day._fields))
     seen = Count(*(now[f"count_{name}"] for name in Count._fields))
-    design = replace(fitted.season.design, needed=0)
+    design = replace(season.design, needed=0)
     after, _, _ = structural.advance(_Traced(), state, design, day, seen)
     after = after._replace(moments=ndx.where(now["past_new"], after.moments, state.moments))
     return {f"new_{name}": part for name, part in after._asdict().items()}
 
 
-def _verdict(fitted: FittedStructural, value: Any, threshold: Any, **end: Any) -> dict[str, Any]:
+def _verdict(season: Season, value: Any, threshold: Any, **end: Any) -> dict[str, Any]:
     """The judged bucket, after the last column."""
     state = State(*(end[f"end_{name}"] for name in State._fields))
     day = Day(*(end[f"day_{name}"] for name in Day._fields))
     counts, thresholds = value[:, None, None, None], threshold[:, None, None, None]
-    answer = structural_verdict.judge(_Traced(), state, fitted.season, day, counts, thresholds)._asdict()
+    answer = structural_verdict.judge(_Traced(), state, season, day, counts, thresholds)._asdict()
     effects = answer.pop("effects")
     return {name: ndx.reshape(part, (-1,)) for name, part in answer.items()} | {"effects": effects}
 
