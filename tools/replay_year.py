@@ -179,11 +179,11 @@ class Replay:
         self._run_of(pairs, {load.table: load.day for load in today}, algorithm=self._algorithm)
 
     def _put_in_charge(self, load: Load) -> None:
-        """Somebody makes a model of two months the champion: what `promote` always is for, and what it can do."""
-        job = self._post("v1/train/volume-anomaly", {"table_id": _copy(load.table, "taught"), "training_days": 60,
+        """Somebody makes a model of four months the champion: what `promote` always is for, and what it can do."""
+        job = self._post("v1/train/volume-anomaly", {"table_id": _copy(load.table, "taught"), "training_days": 120,
                                                      "algorithm": POOR, "promote": "always"})
         self._ended(job["status_url"])
-        self._note(load, "taught", "forced", f"{POOR} of the last 60 days was made the champion by force")
+        self._note(load, "taught", "forced", f"{POOR} of the last four months was made the champion by force")
         time.sleep(RECHECK_SECONDS + 0.5)
 
     def _roll_back(self, load: Load) -> None:
@@ -219,7 +219,7 @@ class Replay:
             self._year.events.append(Event(day, table, arm, decision["outcome"], decision["reason"]))
 
     def _decisions(self, run_id: str, status: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for part in range(1, (status.get("chunks") or 0) + 1):
+        for part in range(1, (status.get("parts") or 0) + 1):
             answer = self._client.get(f"v1/retrain/{run_id}/parts/{part}")
             if answer.is_success:
                 yield from map(json.loads, filter(None, answer.text.split("\n")))
