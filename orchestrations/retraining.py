@@ -21,13 +21,14 @@ from typing import Any, Final
 import azure.durable_functions as df
 import azure.functions as func
 
+from detectors.alert_budget import renewed
 from orchestrations import engine, inference_logs
 from orchestrations.engine import RETRY
 from shared import retrainings as told
 from shared.answers import answer, refusals
 from shared.contract import parse
 from shared.contract_retraining import RetrainRequest
-from shared.errors import NotFound
+from shared.errors import InvalidRequest, NotFound
 from shared.retrainings import GROUP, Retrainings
 from shared.runs import is_current
 from shared.worker import catalogue, decisions, history, monitoring, registry, retrainings, tables
@@ -195,7 +196,18 @@ def retrain_model(job: dict) -> None:  # type: ignore[type-arg]  # the worker ta
         decision = (given_up(target.detector, request, order, died) if died >= MOST_DEATHS else
                     retrain(target.detector, request, Stores(history(), registry(), decisions(), monitoring()), order))
     if decision is not None:
-        runs.decide(run_id, model, decision)
+        runs.decide(run_id, model, decision | _budgets(target.detector, target.table_id, asked))
+
+
+def _budgets(kind: str, table_id: str, asked: RetrainRequest) -> dict[str, Any]:
+    """What the table's alert budgets mean by its newer past, calibrated again. Not as of a past day."""
+    if asked.as_of is not None or asked.only == "drifted":
+        return {}
+    try:
+        found = renewed(kind, table_id, catalogue(), tables(), datetime.now(UTC))
+    except (InvalidRequest, NotFound) as error:  # the threshold of the last time stays
+        return {"alert_budgets": [error.message]}
+    return {"alert_budgets": [one["meaning"] for one in found]} if found else {}
 
 
 @blueprint.activity_trigger(input_name="job")

@@ -165,6 +165,20 @@ def test_only_what_drifted_is_trained_where_that_is_asked_for(stores: Stores) ->
     assert stores.monitoring.get("volume", NAME)["verdict"] == "drifted"  # type: ignore[index]
 
 
+def test_a_champion_that_stays_is_not_tried_for_the_same_drift_every_day(stores: Stores) -> None:
+    load(stores, 91)
+    known = run(stores)
+    load(stores, 136, first=91, level=30_000.0)
+    monday = START + timedelta(days=136)
+    stores.decisions.put(NAME, known | {"run_id": "monday", "outcome": "equal", "as_of": monday.isoformat(),
+                                        "drift": {"verdict": "drifted", "reason": "another level"}})
+
+    next_day = run(stores, "tuesday", only="drifted", as_of=monday + timedelta(days=1))
+
+    assert next_day["outcome"] == "unchanged" and "trained for its drift" in next_day["reason"]
+    assert would_train(stores, only="drifted", as_of=monday + timedelta(days=7))
+
+
 def test_figures_as_of_an_earlier_day_replace_no_later_ones(stores: Stores) -> None:
     load(stores, 91)
     run(stores)

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from importlib import import_module
 from typing import Any
@@ -37,6 +37,7 @@ from training.monitoring import monitor
 from training.promotion import Decision, Reigning
 
 log = logging.getLogger(__name__)
+AGAIN = timedelta(days=6)  # a drifted model is not tried again within its week
 RECENT_VERSIONS = 3  # among which a version of this retraining is looked for
 # Words about the data, not about a model: they stand in the run and replace no decision.
 PASSING = ("unchanged", "not_drifted", "too_little_history")
@@ -124,7 +125,7 @@ def _told(kind: str, request: Any, stores: Stores, order: Order, name: str,
         learnt, champion = _learnt(prepared, request), promotion.reigning(name, registry)
         if order.only == "drifted":
             drift = _monitored(kind, prepared, stores, order)
-        spared = _spared(order, drift) or _unchanged(trainer, prepared, order, learnt, champion, last)
+        spared = _spared(order, drift, last) or _unchanged(trainer, prepared, order, learnt, champion, last)
         if spared is not None:
             return spared | {"drift": drift or _monitored(kind, prepared, stores, order)}
         decision, candidates = _decided(trainer, request, prepared, champion, registry, order)
@@ -143,11 +144,21 @@ def _told(kind: str, request: Any, stores: Stores, order: Order, name: str,
     return told | {"drift": drift if drift and not told["promoted"] else _monitored(kind, prepared, stores, order)}
 
 
-def _spared(order: Order, drift: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Why only drifted models being asked for leaves this one out, None where it does not."""
-    if drift is None or order.force or drifted(drift):
+def _spared(order: Order, drift: Mapping[str, Any] | None, last: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Why only drifted models being asked for leaves this one out, None where it does not.
+
+    A champion that no challenger beat goes on with the drift that it was tried for: once a week is enough.
+    """
+    if drift is None or order.force:
         return None
-    return _outcome("not_drifted", drift["reason"])
+    if not drifted(drift):
+        return _outcome("not_drifted", drift["reason"])
+    if last is not None and drifted(last.get("drift") or {}):
+        tried = datetime.fromisoformat(last["as_of"] or last["at"])
+        if timedelta(0) <= (order.as_of or _now()) - tried < AGAIN:
+            return _outcome("unchanged", f"It was trained for its drift on {tried:%Y-%m-%d}, and the outcome was "
+                                         f"{last['outcome']}.")
+    return None
 
 
 def _unchanged(trainer: Any, prepared: Any, order: Order, learnt: str, champion: Reigning | None,
