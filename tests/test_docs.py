@@ -39,6 +39,6 @@ def test_the_first_screen_shows_how_to_start_and_one_request() -> None:
 
 
 def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
 
-    assert set(re.findall(r"(?:`|^    )make (\w+)", README, re.M)) <= targets
+    assert set(re.findall(r"(?:`|^    )make ([\w-]+)", README, re.M)) <= targets
