@@ -132,26 +132,17 @@ def build(fitted: FittedStructural) -> onnx.ModelProto:
 def _stateless(granularity: str, trained_until: int, state: tuple[Shape, ...]) -> onnx.ModelProto:
     """Three traced graphs in one: the columns as the filters see them, the Scan over them, the verdict.
 
-    Tracing takes seconds, and a fleet's tables differ in their state alone: that is an input here.
+    Tables whose training ended in one bucket differ in their state alone: that is an input here.
     """
-    season, dims = SEASONS[granularity], dict(zip(State._fields, state, strict=True))
-    shapes = {name: ("n", *shape[1:]) for name, shape in dims.items()}
-    size, rows = season.cycle.shape[1], 8 if season.stride else 1
-    day = {
-        "rows": ("n", 1, rows, size), "looked": ("n", 1, 1, size), "classes": ("n", 1, 1, 3),
-        "ordinary": ("n", 1, 1, 1), "teaches": ("n", 1, 1, 1),
-    }
-    past = {f"past_{name}": shape for name, shape in day.items()}
-    past |= dict.fromkeys([*(f"count_{name}" for name in Count._fields), "past_new"], ("n", 1, 1, 1))
+    dims = dict(zip(State._fields, state, strict=True))
     inputs = {
         "time": ndx.argument(shape=("n",), dtype=ndx.int64),
         "history": ndx.argument(shape=("n", "k"), dtype=ndx.float64),
         "holiday": ndx.argument(shape=("n", "k_and_judged"), dtype=ndx.int64),
     }
-    judged = {name: ndx.argument(shape=("n",), dtype=ndx.float64) for name in ("value", "threshold")}
-    before = _graph("before_", partial(_columns, season, trained_until, dims), inputs)
-    step = _graph("step_", partial(_step, season), _arguments(shapes, "old_") | _arguments(past))
-    verdict = _graph("verdict_", partial(_verdict, season), judged | _arguments(day, "day_") | _arguments(shapes, "end_"))
+    before = _graph("before_", partial(_columns, SEASONS[granularity], trained_until, dims), inputs)
+    step, verdict = _filters(granularity, state)
+    shapes, past = tuple(dims), [entry.name for entry in step.input[len(dims):]]
 
     scan = helper.make_node(
         "Scan", [*(f"wide_{name}" for name in shapes), *past], [f"scanned_{name}" for name in shapes],
@@ -175,6 +166,24 @@ def _stateless(granularity: str, trained_until: int, state: tuple[Shape, ...]) -
         [*before.node, choice, *verdict.node], "volume", [*before.input, *verdict.input[:2], *states], verdict.output
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+@lru_cache(maxsize=4)
+def _filters(granularity: str, state: tuple[Shape, ...]) -> tuple[onnx.GraphProto, onnx.GraphProto]:
+    """One column, and the verdict: the same for all tables with states of these shapes. Tracing takes a second."""
+    season = SEASONS[granularity]
+    shapes = {name: ("n", *shape[1:]) for name, shape in zip(State._fields, state, strict=True)}
+    size, rows = season.cycle.shape[1], 8 if season.stride else 1
+    day = {
+        "rows": ("n", 1, rows, size), "looked": ("n", 1, 1, size), "classes": ("n", 1, 1, 3),
+        "ordinary": ("n", 1, 1, 1), "teaches": ("n", 1, 1, 1),
+    }
+    past = {f"past_{name}": shape for name, shape in day.items()}
+    past |= dict.fromkeys([*(f"count_{name}" for name in Count._fields), "past_new"], ("n", 1, 1, 1))
+    judged = {name: ndx.argument(shape=("n",), dtype=ndx.float64) for name in ("value", "threshold")}
+    step = _graph("step_", partial(_step, season), _arguments(shapes, "old_") | _arguments(past))
+    verdict = _graph("verdict_", partial(_verdict, season), judged | _arguments(day, "day_") | _arguments(shapes, "end_"))
+    return step, verdict
 
 
 def _columns(season: Season, trained_until: int, state: Mapping[str, Shape], time: Any, history: Any,
