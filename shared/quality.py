@@ -33,6 +33,9 @@ BY: Final = ("detector", "family", "table")
 # An incident goes on where the next anomaly is no farther than this many usual distances between points.
 APART: Final = 1.5
 DAY: Final = 86_400
+# Nobody asks beyond, and a calendar ends somewhere.
+FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 type Key = tuple[str, ...]
 
@@ -72,6 +75,8 @@ class Asked:
         if table_id is not None:
             check_id(table_id, "table_id")
         end = _moment(params, "to") or now
+        if not FIRST <= end <= LAST:
+            raise InvalidRequest(f"to must be between {FIRST:%Y-%m-%d} and {LAST:%Y-%m-%d}.", "to")
         start = _moment(params, "from") or end - timedelta(days=DAYS)
         if start >= end:
             raise InvalidRequest("from must be before to.", "from")
@@ -199,7 +204,7 @@ def gather(asked: Asked, sources: Sources) -> dict[Key, Group]:
         detector, table_id = model["detector"], model["table_id"]
         spacing[detector, table_id, model["column"]] = model["spacing_seconds"] or DAY
         months = _live(model, asked, sources) if asked.table_id else Months.from_json(model["counts"])
-        for family, counts in months.between(month_of(asked.start), month_of(asked.end)).each():
+        for family, counts in months.between(month_of(asked.start), month_of(asked.end - timedelta.resolution)).each():
             if asked.family in (None, family):
                 groups.setdefault(asked.key(detector, family, table_id), Group()).counts.merge(counts)
         family = model["algorithm"] or BASELINES[detector]

@@ -197,6 +197,16 @@ def test_a_fleet_is_told_by_whole_months_and_one_table_by_the_moment(sources: So
     assert (now["from"], now["to"]) == ("2026-08-01T00:00:00Z", "2026-11-20T00:00:00Z")
 
 
+def test_a_month_that_begins_where_the_time_ends_is_not_counted(sources: Sources) -> None:
+    judged = {"2026-08": 1, "2026-09": 10, "2026-10": 100}
+    cells = {month: {"structural": Counts(number)} for month, number in judged.items()}
+    sources.monitoring.put(counts(0, counts=Months(cells).to_json()))
+
+    total = report(sources, **{"from": "2026-09-01", "to": "2026-10-01"})["total"]
+
+    assert total["feedback"]["judged"] == 10
+
+
 def test_one_table_is_counted_from_its_history(sources: Sources) -> None:
     version = sources.registry.publish("volume-anomaly.orders", model(1.0), {"algorithm": "arima"}).version
     sources.history.record("volume", "orders", [
@@ -265,7 +275,7 @@ def test_pages_hold_every_group_once(sources: Sources) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [
     ("by", "colour"), ("detector", "weather"), ("table_id", "../x"), ("from", "soon"), ("to", "2026-13-01"), ("limit", "0"),
-    ("from", "2027-01-01")])
+    ("from", "2027-01-01"), ("to", "0001-01-02"), ("to", "9999-12-31")])
 def test_a_parameter_that_is_wrong_is_named(sources: Sources, name: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         report(sources, **{name: value})
