@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import numpy as np
+
 from detectors import occasions
 from detectors.directory import DETECTORS
 from detectors.rules import days
@@ -25,7 +27,7 @@ from shared.contract_tables import Table, with_defaults
 from shared.errors import InvalidRequest, ServiceError
 from shared.events import Publisher
 from shared.feedback import LABELS, Feedback, Said
-from shared.history import row_key
+from shared.history import CONFIRMED, EXCLUDED, REPAIRED, row_key
 from shared.spoken_of import Spoken, SpokenOf
 from shared.tables import Tables
 from shared.verdicts import BASELINES
@@ -88,7 +90,7 @@ def say(body: bytes, desk: Desk, now: datetime) -> dict[str, Any]:
     not stored, StorageUnavailable: say it again then.
     """
     asked = parse(FeedbackRequest, body)
-    table = desk.tables.get(asked.table_id) or Table()
+    table = desk.tables.current(asked.table_id) or Table()
     points = _points(asked, table, desk.catalogue)
     point = points.find(asked.timestamp)
     before = desk.feedback.get(asked.detector, asked.table_id, point.timestamp, asked.column)
@@ -220,7 +222,8 @@ def _bounds(case: _Case) -> tuple[list[Bound], str | None]:
 def _beyond(case: _Case, value: float, is_high: bool) -> float:
     """The share of the points that nobody called an anomaly, and that are at least as far."""
     known = case.points.around(case.point)
-    other = known.values[known.seconds != int(case.point.timestamp.timestamp())]
+    is_itself = known.seconds == int(case.point.timestamp.timestamp())
+    other = known.values[~is_itself & ~np.isin(known.status, (CONFIRMED, EXCLUDED, REPAIRED))]
     beyond = (other >= value) if is_high else (other <= value)
     return float(beyond.mean()) if len(other) else 0.0
 
@@ -274,7 +277,8 @@ def _taken_back(case: _Case, desk: Desk) -> dict[str, Any]:
 
 def _unmark(case: _Case, desk: Desk) -> int:
     """Gives the points their verdict back that a new normal made expected, but for those with a word of their own."""
-    own = {said.timestamp for said in desk.feedback.of(case.asked.detector, case.asked.table_id)}
+    own = {said.timestamp for said in desk.feedback.of(case.asked.detector, case.asked.table_id)
+           if said.column == case.asked.column}
     later = case.points.between(case.point.timestamp + timedelta(microseconds=1), None)
     moments = [one.timestamp for one in later if one.status == "expected" and one.judged and one.timestamp not in own]
     case.points.mark(moments, "anomaly")

@@ -49,6 +49,11 @@ class Tables:
         check_id(table_id, "table_id")
         return self._cache.get(table_id, lambda _: (self._read(table_id)[0], None))[0]
 
+    def current(self, table_id: str) -> Table | None:
+        """The same as storage has it now: for whoever changes it by what it is."""
+        check_id(table_id, "table_id")
+        return self._read(table_id)[0]
+
     def put(self, table_id: str, patch: Mapping[str, Any]) -> Table:
         """Changes what is known by a JSON merge patch (RFC 7396): given fields replace, null removes, others stay.
 

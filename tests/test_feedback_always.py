@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from shared.events import ANOMALY
 from shared.history import Point
 from shared.recent_documents import RecentDocuments
 from shared.settings import Settings
+from shared.tables import Tables
 from tests import columns, profiles, sequences
 from tests.columns import orders
 from tests.speaking import LAST, NEXT, NOW, ask, count, counts, desk_after_false_alarm, desk_on, say, status_at
@@ -114,6 +116,31 @@ def test_a_value_that_is_always_wrong_is_a_bound_unless_most_of_what_it_tells_is
     assert common["rule"] is None and "normal" in common["kept_once"]
 
 
+def test_what_was_confirmed_before_is_no_reason_against_a_bound(false_alarm: Desk) -> None:
+    tuesday = LAST + timedelta(1)
+    outages = [Point(LAST - timedelta(20 + n), 100, "confirmed") for n in range(6)]
+    false_alarm.catalogue.record_many("volume", {"orders": outages})
+    count(false_alarm, tuesday, 150)
+
+    told = say(false_alarm, "anomaly", scope="always", timestamp=tuesday.isoformat())
+
+    assert told["rule"] is not None and told["rule"]["bounds"][0]["value"] == 150
+
+
+def test_a_word_taken_back_on_another_worker_takes_its_rule_and_its_new_normal_along(false_alarm: Desk) -> None:
+    for label, scope in (("expected", "always"), ("new_normal", "once")):
+        other = replace(false_alarm, tables=Tables(false_alarm.catalogue.history, "described"))
+        other.tables.get("orders")  # and remembers it for a minute
+        say(false_alarm, label, scope=scope)
+        said = (false_alarm.tables.current("orders") or pytest.fail()).settings
+
+        say(other, "none")
+
+        left = (false_alarm.tables.current("orders") or pytest.fail()).settings
+        assert said.rules or said.baselines
+        assert not left.rules and not left.baselines
+
+
 def test_a_table_has_so_many_rules_and_one_is_removed_by_its_name(false_alarm: Desk) -> None:
     many = {f"rule{n}": {"detector": "volume", "label": "ignore", "when": {"month": 2}, "created_at": NOW.isoformat()}
             for n in range(50)}
@@ -154,6 +181,19 @@ def test_another_word_ends_a_new_normal(false_alarm: Desk) -> None:
 
     assert [status_at(false_alarm, day) for day in (LAST, later)] == ["expected", "anomaly"]
     assert not (false_alarm.tables.get("orders") or pytest.fail()).settings.baselines
+
+
+def test_a_new_normal_taken_back_of_one_column_leaves_nothing_of_it_where_another_column_was_spoken_of(desk: Desk) -> None:
+    documents, later = Documents(desk.catalogue.history), LAST + timedelta(1)
+    for column in ("id", "zip"):
+        for day in (LAST, later):
+            documents.observe(f"pattern.{column}", "orders", day, {"patterns": {"A": 1}, "score": 0.999}, "anomaly")
+    say(desk, "new_normal", detector="pattern", column="id")
+    say(desk, "expected", detector="pattern", column="zip", timestamp=later.isoformat())
+
+    say(desk, "none", detector="pattern", column="id")
+
+    assert [status for _, status in documents.statuses("pattern.id", "orders")] == ["anomaly", "anomaly"]
 
 
 # Hours, feeds and documents
