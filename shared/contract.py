@@ -303,15 +303,23 @@ def check_size(body: bytes, limit: int) -> None:
 
 
 def refusal(errors: Sequence[ErrorDetails]) -> InvalidJson | InvalidRequest:
-    """What pydantic found wrong, as the error that the caller gets."""
+    """What pydantic found wrong, as the error that the caller gets.
+
+    A check of several fields together says with `field` which of them it is about.
+    """
     if errors[0]["type"] == "json_invalid":
         return InvalidJson(f"The body is not JSON: {errors[0].get('ctx', {}).get('error', errors[0]['msg'])}.")
     details = {path: {"code": error["type"], "target": path, "message": error["msg"]}
-               for error in errors for path in [field_path(error["loc"])]}
+               for error in errors for path in [field_path((*error["loc"], *_field(error)))]}
     first = next(iter(details.values()))
     where = first["target"] or "The body"
     more = f" ({len(details) - 1} more fields are wrong.)" if len(details) > 1 else ""
     return InvalidRequest(f"{where}: {first['message']}.{more}", first["target"] or None, list(details.values())[:100])
+
+
+def _field(error: ErrorDetails) -> tuple[str, ...]:
+    field = error.get("ctx", {}).get("field")
+    return (field,) if isinstance(field, str) else ()
 
 
 def field_path(location: tuple[int | str, ...]) -> str:

@@ -47,7 +47,7 @@ class When(Input):
         if not any(value is not None for value in self.__dict__.values()):
             raise PydanticCustomError("when", "needs a weekday, a day, a working_day, a month, a holiday or an hour")
         if self.nth is not None and self.weekday is None:
-            raise PydanticCustomError("when", "has an nth without a weekday")
+            raise PydanticCustomError("when", "needs a weekday beside it", {"field": "nth"})
         return self
 
 
@@ -82,9 +82,10 @@ class Rule(Input):
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         if self.label != "anomaly" and self.when is None:
-            raise PydanticCustomError("when", "has no when: without days, nothing would ever be told")
+            raise PydanticCustomError("when", "is needed: without days, nothing would ever be told", {"field": "when"})
         if self.label != "ignore" and not self.bounds:
-            raise PydanticCustomError("bounds", "has no bounds: something worse would be hidden, or everything told")
+            raise PydanticCustomError("bounds", "are needed: something worse would be hidden, or everything told",
+                                      {"field": "bounds"})
         return self
 
 
@@ -109,9 +110,10 @@ class FeedbackRequest(Input):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.detector == "pattern" and self.column is None:
-            raise PydanticCustomError("column", "needs the column: every column has its own verdicts")
+            raise PydanticCustomError("column", "is needed: every column has its own verdicts", {"field": "column"})
         if self.detector != "pattern" and self.column is not None:
-            raise PydanticCustomError("column", "has a column: only the verdicts of pattern are about one")
+            raise PydanticCustomError("column", "does not belong here: only the verdicts of pattern are about one",
+                                      {"field": "column"})
         if self.when is not None and (self.scope != "always" or self.label in ("new_normal", "none")):
-            raise PydanticCustomError("when", "has when: that is for expected, anomaly and ignore with the scope always")
+            raise PydanticCustomError("when", "is for expected, anomaly and ignore with the scope always", {"field": "when"})
         return self

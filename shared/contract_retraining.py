@@ -40,8 +40,9 @@ class RetrainRequest(Input):
         for name in self.kinds:
             if self.algorithm not in algorithms(name):
                 raise PydanticCustomError(
-                    "algorithm", "algorithm {asked} is none of {detector}, which has {known}: say in detectors which "
-                    "it is meant for", {"asked": self.algorithm, "detector": name, "known": ", ".join(algorithms(name))})
+                    "algorithm", "{asked} is none of {detector}, which has {known}: say in detectors which it is meant for",
+                    {"field": "algorithm", "asked": self.algorithm, "detector": name,
+                     "known": ", ".join(algorithms(name))})
         return self
 
     @property

@@ -125,11 +125,16 @@ def test_what_is_wrong_is_told_by_its_field(false_alarm: Desk, body: dict[str, A
     assert wrong.value.target == field
 
 
-@pytest.mark.parametrize("body", [{"detector": "pattern"}, {"column": "id"}, {"when": {"day": -1}},
-                                  {"label": "new_normal", "scope": "always", "when": {"day": -1}}], ids=str)
-def test_fields_that_do_not_go_together_are_refused(false_alarm: Desk, body: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest):
+@pytest.mark.parametrize(("body", "field"), [
+    ({"detector": "pattern"}, "column"), ({"column": "id"}, "column"), ({"when": {"day": -1}}, "when"),
+    ({"label": "new_normal", "scope": "always", "when": {"day": -1}}, "when"),
+    ({"scope": "always", "when": {"nth": 2}}, "when.nth"),
+], ids=str)
+def test_fields_that_do_not_go_together_are_refused(false_alarm: Desk, body: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as wrong:
         say(false_alarm, **{"label": "expected", **body})
+
+    assert wrong.value.target == field
 
 
 # What is judged again

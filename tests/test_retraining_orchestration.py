@@ -92,7 +92,7 @@ def test_a_wrong_request_is_refused_with_the_name_of_its_field(body: dict[str, A
     with pytest.raises(InvalidRequest) as refused:
         parse(RetrainRequest, json.dumps(body).encode())
 
-    assert refused.value.target == target or target in refused.value.message
+    assert refused.value.target == target
 
 
 def test_nothing_said_means_all_that_changed() -> None:
