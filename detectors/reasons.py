@@ -24,8 +24,10 @@ OF_LEVEL = ("displaced", "out_of_range", "wild")
 def reasons(answer: Answer) -> list[Bound]:
     """What a verdict rests on, for an anomaly as for what is none; nothing where it has no number, or too many of them."""
     if isinstance(answer, VolumeAnswer):
-        direction = answer.direction or ("drop" if answer.value <= (answer.expected_value or 0.0) else "spike")
-        return [] if answer.expected_value is None else [_bound(direction, answer.value, usual_of(answer, direction))]
+        if answer.expected_value is None:
+            return []
+        direction = answer.direction or ("drop" if answer.value <= _of_any_day(answer, answer.expected_value) else "spike")
+        return [_bound(direction, answer.value, usual_of(answer, direction))]
     if isinstance(answer, TimelinessAnswer):
         return [] if answer.value is None else [_bound(answer.unit, answer.value, answer.expected_value)]
     if isinstance(answer, PatternAnswer):
@@ -45,8 +47,12 @@ def usual_of(answer: VolumeAnswer, direction: str) -> float:
     to be expected of it must not be allowed a second time.
     """
     expected = answer.expected_value or 0.0
-    plain = expected - sum(one.effect for one in answer.explanation if one.factor in SPECIAL)
+    plain = _of_any_day(answer, expected)
     return max(plain, expected) if direction == "drop" else min(plain, expected) if plain > 0 else expected
+
+
+def _of_any_day(answer: VolumeAnswer, expected: float) -> float:
+    return expected - sum(one.effect for one in answer.explanation if one.factor in SPECIAL)
 
 
 def reasons_of_step(step: StepVerdict) -> list[Bound]:

@@ -14,7 +14,7 @@ from detectors.directory import DETECTORS
 from detectors.reasons import reasons, reasons_of_step
 from detectors.rules import applied
 from shared.catalogue import Catalogue
-from shared.contract import VolumeAnswer, parse
+from shared.contract import Effect, VolumeAnswer, parse
 from shared.contract_distribution import DistributionAnswer
 from shared.contract_feedback import Bound
 from shared.contract_pattern import PatternAnswer
@@ -278,10 +278,10 @@ def test_a_bucket_that_is_not_covered_stays_the_worst_that_is_told():
 
 
 @pytest.mark.parametrize(("rule", "message"), [
-    ({"label": "expected", "bounds": [{"name": "drop", "value": 1, "expected": 2}]}, "no when"),
-    ({"label": "expected", "when": MONTH_END}, "no bounds"),
+    ({"label": "expected", "bounds": [{"name": "drop", "value": 1, "expected": 2}]}, "without days"),
+    ({"label": "expected", "when": MONTH_END}, "something worse"),
     ({"label": "ignore", "when": {}}, "needs a weekday"),
-    ({"label": "ignore", "when": {"nth": 1}}, "without a weekday"),
+    ({"label": "ignore", "when": {"nth": 1}}, "needs a weekday beside it"),
     ({"label": "ignore", "when": {"day": 0}}, "from the end"),
 ], ids=["no days", "no bounds", "empty days", "no weekday", "day zero"])
 def test_a_rule_that_would_hide_everything_is_none(rule: dict[str, Any], message: str) -> None:
@@ -293,3 +293,10 @@ def test_a_rule_that_would_hide_everything_is_none(rule: dict[str, Any], message
 def test_bounds_are_names_with_numbers():
     assert reasons(count(5_000)) == [Bound(name="drop", value=5_000, expected=count(5_000).expected_value)]
     assert columns.ask(values=orders(1000)).is_anomaly is False
+
+
+def test_an_expected_month_end_is_measured_from_any_other_day() -> None:
+    learnt = count(21_500).model_copy(update={
+        "direction": None, "expected_value": 23_600.0, "explanation": [Effect(factor="month_end", effect=13_000.0)]})
+
+    assert reasons(learnt) == [Bound(name="spike", value=21_500, expected=10_600)]
