@@ -27,11 +27,12 @@ from detectors.backtest import MOST_LISTED, months_of, score_of, warnings_of
 from detectors.decision import BUCKETS_A_MONTH, SEVERITY_SCORES, threshold_of
 from detectors.directory import detector
 from shared.catalogue import Catalogue
-from shared.contract import Answer, DetectOptions, Input, parse
+from shared.contract import AlertBudget, Answer, DetectOptions, Input, parse
 from shared.contract_pattern import ColumnName
 from shared.documents import Documents
 from shared.errors import InvalidRequest
 from shared.history import CONFIRMED, EXPECTED, SAID, STATUSES
+from shared.ids import check_id
 from shared.rates import wilson
 from shared.tables import Tables, settled
 
@@ -86,30 +87,57 @@ def propose(table_id: str, body: bytes, catalogue: Catalogue, tables: Tables, no
     Raises NotFound for a detector that is none, InvalidJson, InvalidRequest (no history), StorageUnavailable.
     """
     asked = parse(BudgetRequest, body, MAX_BODY_BYTES)
-    return calibrated(asked, table_id, catalogue, tables, now)
+    answer, found = _calibrated(asked, table_id, catalogue, tables, now)
+    if asked.apply:
+        # Without a calibrated threshold an earlier one goes.
+        kept = {"max_alerts_per_month": asked.max_alerts_per_month, "alert_budgets": {asked.column or "": found}}
+        _keep(asked.detector, table_id, kept, tables)
+    return answer
 
 
-def renewed(kind: str, table_id: str, catalogue: Catalogue, tables: Tables, now: datetime) -> list[dict[str, Any]]:
-    """The table's budgets for a detector calibrated again and kept: what a weekly retraining calls for each model.
+def renewed(kind: str, table_id: str, column: str | None, catalogue: Catalogue, tables: Tables,
+            now: datetime) -> list[dict[str, Any]]:
+    """The budgets of a model calibrated again and kept: what a weekly retraining calls for each.
 
-    One answer a column that has a budget; none where nobody set one. Raises as `propose`.
+    One answer a budget that is in force; none where nobody set one. The threshold of the last time stays where the past has
+    become too short, or where somebody set another budget meanwhile. Raises as `propose`.
     """
-    table = tables.get(table_id)
+    answers = []
+    for own, budget in _in_force(kind, table_id, column, tables).items():
+        asked = BudgetRequest(detector=kind, column=own or None, max_alerts_per_month=budget.max_alerts_per_month)
+        answer, found = _calibrated(asked, table_id, catalogue, tables, now)
+        if found is None:
+            answer["meaning"] = (f"{answer['normal']} normal points are too few to calibrate the budget again: the "
+                                 "threshold of the last time stays.")
+        elif _in_force(kind, table_id, column, tables).get(own) == budget:
+            _keep(kind, table_id, {"alert_budgets": {own: found}}, tables)
+            answer["applied"] = True
+        answers.append(answer)
+    return answers
+
+
+def _in_force(kind: str, table_id: str, column: str | None, tables: Tables) -> dict[str, AlertBudget]:
+    """The calibrated budgets of a model by column, but for those of a number of alerts that is not the table's any more."""
+    table = tables.current(table_id)
     own = table.settings.detectors.get(kind) if table else None  # type: ignore[call-overload]
-    budgets = (own and own.alert_budgets) or {}
-    return [calibrated(BudgetRequest(detector=kind, column=column or None, apply=True,
-                                     max_alerts_per_month=budget.max_alerts_per_month), table_id, catalogue, tables, now)
-            for column, budget in budgets.items()]
+    if table is None or own is None:
+        return {}
+    most = own.max_alerts_per_month if own.max_alerts_per_month is not None else table.settings.max_alerts_per_month
+    return {name: budget for name, budget in (own.alert_budgets or {}).items() if budget.max_alerts_per_month == most
+            and (column is None or pattern_history.slug(name) == pattern_history.slug(column))}
 
 
-def calibrated(asked: BudgetRequest, table_id: str, catalogue: Catalogue, tables: Tables, now: datetime) -> dict[str, Any]:
-    """As `propose`, of a checked request."""
+def _calibrated(asked: BudgetRequest, table_id: str, catalogue: Catalogue, tables: Tables,
+                now: datetime) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The answer, and the budget as settings have it; None where the past is too short."""
     kind, budget = asked.detector, asked.max_alerts_per_month
     request, warnings = _request(asked, table_id, tables)
     plain = request.model_copy(update={"max_alerts_per_month": None, "alert_budget": None})
     answers = list(islice(detector(kind).replay(plain, catalogue, POINTS), POINTS))
     if not answers:
-        raise InvalidRequest("There is no history to judge: load it with POST /api/v1/observations.", "table_id")
+        column = getattr(request, "column", None)
+        of, field = (f" of column {column}", "column") if column else ("", "table_id")
+        raise InvalidRequest(f"There is no history{of} to judge: load it with POST /api/v1/observations.", field)
     judged = [answer for answer in answers if answer.status == "evaluated"]
     past = _with_words(judged, _words(asked, table_id, catalogue))
     normal = [point for point in past if point.is_normal]
@@ -129,11 +157,8 @@ def calibrated(asked: BudgetRequest, table_id: str, catalogue: Catalogue, tables
         "warnings": warnings + warnings_of(judged),
     }
     answer["meaning"] = _meaning(answer, found, a_month)
-    if asked.apply:
-        own_budget = None if found is None else {"max_alerts_per_month": budget, "threshold": found, "points": len(normal),
-                                                 "calibrated_at": now.isoformat()}
-        _keep(asked, table_id, own_budget, tables)
-    return answer
+    return answer, None if found is None else {"max_alerts_per_month": budget, "threshold": found, "points": len(normal),
+                                               "calibrated_at": now.isoformat()}
 
 
 def threshold_for(budget: float, scores: Sequence[float], a_month: float, least: float) -> float | None:
@@ -153,7 +178,7 @@ def threshold_for(budget: float, scores: Sequence[float], a_month: float, least:
 def _request(asked: BudgetRequest, table_id: str, tables: Tables) -> tuple[DetectOptions, list[str]]:
     """The detector's request as the table's settings have it, and warnings."""
     known = detector(asked.detector)
-    given: dict[str, Any] = known.blank | {"table_id": table_id, "record": False}
+    given: dict[str, Any] = known.blank | {"table_id": check_id(table_id, "table_id"), "record": False}
     if "column" in known.request.model_fields:
         given |= {"column": asked.column} if asked.column else {}
     elif asked.column is not None:
@@ -240,8 +265,5 @@ def _times(a_month: float | None) -> str:
     return "alerts of an unknown rate" if a_month is None else f"{a_month:g} alerts a month"
 
 
-def _keep(asked: BudgetRequest, table_id: str, budget: dict[str, Any] | None, tables: Tables) -> None:
-    """Into the table's settings; without a calibrated threshold an earlier one goes."""
-    own = {asked.column or "": budget}
-    patch: dict[str, Any] = {"max_alerts_per_month": asked.max_alerts_per_month, "alert_budgets": own}
-    tables.put(table_id, {"settings": {"detectors": {asked.detector: patch}}})
+def _keep(kind: str, table_id: str, settings: dict[str, Any], tables: Tables) -> None:
+    tables.put(table_id, {"settings": {"detectors": {kind: settings}}})

@@ -16,7 +16,7 @@ import logging
 from asyncio import to_thread
 from collections.abc import Generator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import azure.durable_functions as df
 import azure.functions as func
@@ -28,10 +28,13 @@ from shared import retrainings as told
 from shared.answers import answer, refusals
 from shared.contract import parse
 from shared.contract_retraining import RetrainRequest
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import NotFound, StorageUnavailable
 from shared.retrainings import GROUP, Retrainings
 from shared.runs import is_current
 from shared.worker import catalogue, decisions, history, monitoring, registry, retrainings, tables
+
+if TYPE_CHECKING:
+    from training.targets import Target
 
 blueprint = df.Blueprint()
 log = logging.getLogger(__name__)
@@ -196,17 +199,20 @@ def retrain_model(job: dict) -> None:  # type: ignore[type-arg]  # the worker ta
         decision = (given_up(target.detector, request, order, died) if died >= MOST_DEATHS else
                     retrain(target.detector, request, Stores(history(), registry(), decisions(), monitoring()), order))
     if decision is not None:
-        runs.decide(run_id, model, decision | _budgets(target.detector, target.table_id, asked))
+        runs.decide(run_id, model, decision | _budgets(target, asked))
 
 
-def _budgets(kind: str, table_id: str, asked: RetrainRequest) -> dict[str, Any]:
-    """What the table's alert budgets mean by its newer past, calibrated again. Not as of a past day."""
+def _budgets(target: Target, asked: RetrainRequest) -> dict[str, Any]:
+    """What the model's alert budgets mean by its newer past, calibrated again. Not as of a past day."""
     if asked.as_of is not None or asked.only == "drifted":
         return {}
     try:
-        found = renewed(kind, table_id, catalogue(), tables(), datetime.now(UTC))
-    except (InvalidRequest, NotFound) as error:  # the threshold of the last time stays
-        return {"alert_budgets": [error.message]}
+        found = renewed(target.detector, target.table_id, target.column, catalogue(), tables(), datetime.now(UTC))
+    except StorageUnavailable:
+        raise
+    except Exception as error:  # the threshold of the last time stays, and one table must not end the run of all
+        log.warning("The alert budgets of %s were not calibrated again", target.name, exc_info=True)
+        return {"alert_budgets": [f"{type(error).__name__}: {error}"[:2000]]}
     return {"alert_budgets": [one["meaning"] for one in found]} if found else {}
 
 

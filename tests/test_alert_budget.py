@@ -13,17 +13,21 @@ import pytest
 from detectors import alert_budget
 from detectors.alert_budget import FEWEST, LOUDEST, threshold_for
 from detectors.decision import threshold_of
+from detectors.pattern_history import slug
+from orchestrations import retraining
 from shared.catalogue import Catalogue
 from shared.contract import VolumeRequest, parse
 from shared.contract_pattern import PatternRequest
+from shared.contract_retraining import RetrainRequest
 from shared.contract_tables import Table, with_defaults
-from shared.errors import InvalidRequest, NotFound
+from shared.errors import InvalidRequest, NotFound, StorageUnavailable
 from shared.history import Point
 from shared.settings import Settings
 from shared.tables import Tables
 from tests.counts import MONDAY, daily
 from tests.profiles import batch
 from tests.test_service_detectors import load
+from training.targets import Target
 
 DAYS, A_MONTH = 300, 30.44
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
@@ -60,6 +64,12 @@ def noisy(catalogue: Catalogue, table_id: str = "noisy", days: int = DAYS, said:
 def ask(catalogue: Catalogue, tables: Tables, budget: float, **more: Any) -> dict[str, Any]:
     body = {"detector": "volume", "max_alerts_per_month": budget, **more}
     return alert_budget.propose("noisy", json.dumps(body).encode(), catalogue, tables, NOW)
+
+
+def kept(tables: Tables) -> dict[str, Any]:
+    """The settings of the detector, as they are kept."""
+    table = tables.current("noisy") or pytest.fail()
+    return table.settings.detectors["volume"].model_dump(mode="json", exclude_none=True)
 
 
 @pytest.mark.parametrize("budget", [0.5, 1.0, 3.0])
@@ -176,10 +186,77 @@ def test_a_retraining_renews_the_budgets_that_there_are(catalogue: Catalogue, ta
     first = ask(catalogue, tables, 1.0, apply=True)
     noisy(catalogue)
 
-    [renewed] = alert_budget.renewed("volume", "noisy", catalogue, tables, NOW)
+    [renewed] = alert_budget.renewed("volume", "noisy", None, catalogue, tables, NOW)
 
     assert renewed["applied"] and renewed["normal"] > first["normal"]
-    assert alert_budget.renewed("timeliness", "noisy", catalogue, tables, NOW) == []
+    assert kept(tables)["alert_budgets"][""]["points"] == renewed["normal"]
+    assert alert_budget.renewed("timeliness", "noisy", None, catalogue, tables, NOW) == []
+
+
+@pytest.mark.parametrize("said", [3.0, None])
+def test_a_budget_that_a_person_replaced_or_removed_is_not_brought_back(catalogue: Catalogue, tables: Tables,
+                                                                        said: float | None) -> None:
+    noisy(catalogue)
+    ask(catalogue, tables, 1.0, apply=True)
+    tables.put("noisy", {"settings": {"detectors": {"volume": {"max_alerts_per_month": said}}}})
+
+    assert alert_budget.renewed("volume", "noisy", None, catalogue, tables, NOW) == []
+    assert kept(tables).get("max_alerts_per_month") == said
+
+
+def test_a_budget_that_is_replaced_while_it_is_calibrated_again_stays_replaced(
+        catalogue: Catalogue, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy(catalogue)
+    ask(catalogue, tables, 1.0, apply=True)
+    calibrate = alert_budget._calibrated
+
+    def interrupted(*given: Any) -> Any:
+        monkeypatch.setattr(alert_budget, "_calibrated", calibrate)
+        ask(catalogue, tables, 3.0, apply=True)
+        return calibrate(*given)
+
+    monkeypatch.setattr(alert_budget, "_calibrated", interrupted)
+    [renewed] = alert_budget.renewed("volume", "noisy", None, catalogue, tables, NOW)
+
+    assert not renewed["applied"]
+    assert kept(tables)["max_alerts_per_month"] == kept(tables)["alert_budgets"][""]["max_alerts_per_month"] == 3
+
+
+def test_a_threshold_stays_where_the_past_has_become_too_short_to_find_another(catalogue: Catalogue, tables: Tables) -> None:
+    noisy(catalogue, days=45)
+    own = {"max_alerts_per_month": 0.2, "alert_budgets": {"": CALIBRATED | {"max_alerts_per_month": 0.2}}}
+    tables.put("noisy", {"settings": {"detectors": {"volume": own}}})
+
+    [renewed] = alert_budget.renewed("volume", "noisy", None, catalogue, tables, NOW)
+
+    assert not renewed["applied"] and "the threshold of the last time stays" in renewed["meaning"]
+    assert kept(tables)["alert_budgets"][""]["threshold"] == CALIBRATED["threshold"]
+
+
+def test_with_a_column_s_model_its_own_budget_is_renewed_alone(catalogue: Catalogue, tables: Tables) -> None:
+    budgets = {"ZIP code": CALIBRATED, "iban": CALIBRATED}
+    tables.put("codes", {"settings": {"detectors": {"pattern": {"max_alerts_per_month": 1, "alert_budgets": budgets}}}})
+
+    def renewed_with(column: str) -> list[str]:
+        return list(alert_budget._in_force("pattern", "codes", column, tables))
+
+    assert renewed_with("iban") == ["iban"]
+    assert renewed_with(slug("ZIP code")) == renewed_with("ZIP code") == ["ZIP code"]
+
+
+def test_a_budget_that_cannot_be_calibrated_again_does_not_end_the_run_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any) -> Any:
+        raise failure
+
+    for name, stand_in in (("renewed", broken), ("catalogue", lambda: None), ("tables", lambda: None)):
+        monkeypatch.setattr(retraining, name, stand_in)
+
+    failure: Exception = ValueError("a library's word about this table")
+    assert retraining._budgets(Target("volume", "noisy"), RetrainRequest()) == {
+        "alert_budgets": ["ValueError: a library's word about this table"]}
+    failure = StorageUnavailable("later")
+    with pytest.raises(StorageUnavailable):
+        retraining._budgets(Target("volume", "noisy"), RetrainRequest())
 
 
 def test_what_is_wrong_is_refused(catalogue: Catalogue, tables: Tables) -> None:
@@ -189,6 +266,11 @@ def test_what_is_wrong_is_refused(catalogue: Catalogue, tables: Tables) -> None:
         ask(catalogue, tables, 1.0)
     with pytest.raises(InvalidRequest, match="one verdict"):
         ask(catalogue, tables, 1.0, column="iban")
+    with pytest.raises(InvalidRequest, match="of column value") as unnamed:
+        ask(catalogue, tables, 1.0, detector="pattern")
+    with pytest.raises(InvalidRequest) as outside:
+        alert_budget.propose("../up", b'{"detector": "volume", "max_alerts_per_month": 1}', catalogue, tables, NOW)
+    assert (unnamed.value.target, outside.value.target) == ("column", "table_id")
     with pytest.raises(InvalidRequest, match="max_alerts_per_month"):
         ask(catalogue, tables, 0.0)
 
