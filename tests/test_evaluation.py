@@ -63,6 +63,16 @@ def test_a_lead_of_one_day_in_sixty_is_noise() -> None:
     assert not beats(challenger, champion)
 
 
+@pytest.mark.parametrize("points", [5, 8, 9, 20])
+def test_one_false_alarm_among_few_points_is_noise(points: int) -> None:
+    champion, challenger = scores(0.5, 0.999, points), scores(0.5, 0.999, points)
+    champion.normal[0] = 0.999
+
+    ahead = difference(challenger, champion)
+
+    assert ahead.f1 > 0 and ahead.f1_interval[0] == 0 == ahead.fpr_interval[1]
+
+
 def test_what_unlike_detectors_agree_on_is_no_false_alarm_of_anyone() -> None:
     found, missed = scores(0.5, 0.999), scores(0.5, 0.999)
     for one in (found, missed):

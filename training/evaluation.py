@@ -30,6 +30,7 @@ LEAD = 0.02
 PREVALENCE = 1 / 30
 # So many neighbouring points are drawn together, and an incident is over within as many: what goes wrong lasts for days.
 WEEK = 7
+FEWEST_BLOCKS = 6  # of few points shorter runs are drawn: where each draw is nearly all of them, nothing would be noise
 RESAMPLES = 500
 TAIL = 0.05  # either side of an interval: its ends are one-sided tests at 5 %
 
@@ -133,17 +134,18 @@ def labels(scores: Scores, threshold: float = 0.99) -> dict[str, int]:
 def difference(challenger: Scores, champion: Scores, threshold: float = 0.99, resamples: int = RESAMPLES) -> Difference:
     """The challenger's F1 and false positive rate less the champion's: a paired bootstrap over the points.
 
-    Only what both judged counts. Runs of a week of points are drawn together (the circular block bootstrap of Politis and
-    Romano 1992), since ten false alarms after one change of level are one piece of evidence and not ten. The same draws each
-    time: the same scores have the same interval.
+    Only what both judged counts. Runs of seven points, shorter ones below 42, are drawn together (the circular block
+    bootstrap of Politis and Romano 1992), since ten false alarms after one change of level are one piece of evidence and not
+    ten. The same draws each time: the same scores have the same interval.
     """
     normal = np.isfinite(challenger.normal) & np.isfinite(champion.normal)
     faulty = np.isfinite(challenger.faulty) & np.isfinite(champion.faulty)
     pair = [_tally(Scores(np.where(normal, s.normal, np.nan), np.where(faulty, s.faulty, np.nan), s.said), threshold)
             for s in (challenger, champion)]
     d = max(len(normal), 1)
-    begins = np.random.default_rng(0).integers(0, d, (resamples, -(-d // WEEK)))
-    rates = [_rates(_resampled(tally, begins)) for tally in pair]
+    block = max(min(WEEK, d // FEWEST_BLOCKS), 1)
+    begins = np.random.default_rng(0).integers(0, d, (resamples, -(-d // block)))
+    rates = [_rates(_resampled(tally, begins, block)) for tally in pair]
     fpr = rates[0][1] - rates[1][1]
     f1 = _precision_f1(*rates[0])[1] - _precision_f1(*rates[1])[1]
     return Difference(float(f1[0]), _interval(f1[1:]), float(fpr[0]), _interval(fpr[1:]))
@@ -164,11 +166,11 @@ def _tally(scores: Scores, threshold: float) -> FloatArray:
     return np.column_stack([normal, alarm, counted, found]).astype(np.float64)
 
 
-def _resampled(tally: FloatArray, begins: NDArray[np.int64]) -> FloatArray:
-    """(d, c) -> (1 + r, c) totals: of every point, then of the weeks that begin where each of r draws says."""
+def _resampled(tally: FloatArray, begins: NDArray[np.int64], block: int) -> FloatArray:
+    """(d, c) -> (1 + r, c) totals: of every point, then of the runs of `block` that begin where each of r draws says."""
     d = len(tally)
-    weeks = np.stack([np.roll(tally, -i, axis=0) for i in range(min(WEEK, d))]).sum(axis=0) if d else tally
-    return np.stack([tally.sum(axis=0), *(weeks[begin].sum(axis=0) for begin in begins if d)])
+    runs = np.stack([np.roll(tally, -i, axis=0) for i in range(block)]).sum(axis=0) if d else tally
+    return np.stack([tally.sum(axis=0), *(runs[begin].sum(axis=0) for begin in begins if d)])
 
 
 def _rates(totals: FloatArray) -> tuple[FloatArray, FloatArray]:
