@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from detectors import pattern
 from shared.blobs import Blobs
 from shared.registry import Manifest, Registry
 from shared.settings import InvalidSetting, Settings
@@ -80,14 +81,15 @@ def test_a_version_is_registered_where_its_blob_lies_with_what_people_look_for(s
     assert {sent.authorization for sent in server.sent} == {"Bearer loopback-token"}
 
 
-def test_a_model_of_a_column_has_table_and_column_apart(server: AzureMl, client: MLClient) -> None:
-    own = replace(manifest(column_name="email"), name="pattern-anomaly.customers.email")
+@pytest.mark.parametrize("column", ["email", "Größe in cm"])
+def test_a_model_of_a_column_has_table_and_column_apart(server: AzureMl, client: MLClient, column: str) -> None:
+    own = replace(manifest(column_name=column), name=pattern.model_name("customers", column))
 
     registration.register(own, client=client)
 
     [body] = server.bodies("models/pattern.*")
     assert {k: body["properties"]["tags"][k] for k in ("table", "column", "detector")} == {
-        "table": "customers", "column": "email", "detector": "pattern"}
+        "table": "customers", "column": column, "detector": "pattern"}
 
 
 def test_registering_again_changes_nothing(server: AzureMl, client: MLClient) -> None:

@@ -116,7 +116,7 @@ def entity(manifest: Manifest, stage: Stage, datastore: str) -> Model:
     kind, _, table = manifest.name.partition("-anomaly.")
     card, quality = manifest.card, manifest.card.get("quality") or {}
     column = card.get("column_name")
-    tags = {"model": manifest.name, "detector": kind, "table": table.removesuffix(f".{column}") if column else table,
+    tags = {"model": manifest.name, "detector": kind, "table": table.rpartition(".")[0] if column else table,
             "column": column, "family": card.get("algorithm"), "stage": stage,
             **{figure: quality.get(figure) for figure in ("f1", "precision", "recall", "fpr")}}
     properties = {"sha256": manifest.sha256, "bytes": manifest.size, "opset": card.get("opset", 21),

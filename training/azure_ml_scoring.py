@@ -56,7 +56,7 @@ def load(path: Path, settings: Settings, version: str | None = None, sha256: str
     artefact = Artefact.load(payload, sha256=sha256)
     name, column = str(artefact.card["name"]), artefact.card.get("column_name")
     kind, _, table_id = name.partition("-anomaly.")
-    fixed = {"table_id": table_id.removesuffix(f".{column}") if column else table_id, "require_model": True}
+    fixed = {"table_id": table_id.rpartition(".")[0] if column else table_id, "require_model": True}
     loaded = Loaded(name, version or path.parent.name, hashlib.sha256(payload).hexdigest(), artefact)
     return AnomalyDetector(name, kind, fixed | ({"column": column} if column else {}), OneModel(settings, loaded))
 
