@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from detectors.directory import DETECTORS
@@ -14,6 +15,15 @@ from shared.contract_tables import DetectorName
 type Outcome = Literal["first", "better", "refreshed", "forced",
                        "worse", "equal", "overfitted", "slow", "too_large", "parity", "labels", "never",
                        "unchanged", "not_drifted", "too_little_history", "untrainable", "failed"]
+
+SKEW: Final = timedelta(days=1)  # how far ahead the clock of whoever asks may be
+
+
+def _past(moment: datetime) -> datetime:
+    if moment > datetime.now(UTC) + SKEW:
+        # What was checked as of that day would be taken for the latest until it comes.
+        raise PydanticCustomError("as_of", "must not lie in the future")
+    return moment
 
 
 class RetrainRequest(Input):
@@ -28,7 +38,7 @@ class RetrainRequest(Input):
 
     detectors: Annotated[list[DetectorName], Field(min_length=1, max_length=len(DETECTORS))] | None = None
     tables: Annotated[list[TableId], Field(min_length=1, max_length=10_000)] | None = None
-    as_of: AwareTimestamp | None = None
+    as_of: Annotated[AwareTimestamp, AfterValidator(_past)] | None = None
     algorithm: Annotated[str, Field(max_length=40)] = "auto"
     promote: Literal["if_better", "never", "always"] = "if_better"
     force: bool = False

@@ -81,6 +81,7 @@ def test_a_group_trains_its_own_models_and_the_others_go_on_where_one_fails_for_
     ({"tables": "orders"}, "tables"),
     ({"as_of": "2026-09-21T02:00:00"}, "as_of"),
     ({"as_of": "soon"}, "as_of"),
+    ({"as_of": "2190-09-21T02:00:00Z"}, "as_of"),
     ({"promote": "yes"}, "promote"),
     ({"force": 1}, "force"),
     ({"only": "new"}, "only"),

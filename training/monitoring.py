@@ -246,7 +246,8 @@ def _words(verdict: str, found: Mapping[str, drift.Comparison], n: int, until: d
                        key=lambda pair: pair[1].value / pair[1].large)
     measured = f"{figure} {told.value:.2f}, {told.large:.2f} is drift"
     if verdict == "stable":
-        return f"{since} are like those before in all {len(found)} features compared; {name} is farthest ({measured})."
+        compared = f"all {len(found)} features" if len(found) > 1 else "the one feature"
+        return f"{since} are like those before in {compared} compared; {name} is farthest ({measured})."
     beyond = sum(one.level == worst.level for one in found.values())
     others = f" and {beyond - 1} more" if beyond > 1 else ""
     return f"{since} differ from those before in {name}{others} ({measured})" + (
