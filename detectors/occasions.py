@@ -85,11 +85,13 @@ class Explanation:
         return (self.alike + 1) / (self.alike + self.unlike + 2)
 
     @property
-    def factor(self) -> float:
-        """The Bayes factor of these days having a rate of their own, any being as likely, against that of all days."""
+    def log_factor(self) -> float:
+        """The logarithm of the Bayes factor of these days having a rate of their own, any being as likely, against that of
+        all days. The factor itself is beyond a float where hundreds of hours agree.
+        """
         k, n = self.alike, self.alike + self.unlike
         own = math.lgamma(k + 1) + math.lgamma(n - k + 1) - math.lgamma(n + 2)
-        return math.exp(own - k * math.log(self.base) - (n - k) * math.log1p(-self.base))
+        return own - k * math.log(self.base) - (n - k) * math.log1p(-self.base)
 
     @property
     def holds(self) -> bool:
@@ -97,7 +99,7 @@ class Explanation:
         others = self.alike + self.unlike
         if not others:
             return self.is_remarkable
-        return self.alike / others > max(0.5, self.base) and self.factor >= POSITIVE
+        return self.alike / others > max(0.5, self.base) and self.log_factor >= math.log(POSITIVE)
 
     def told(self) -> str:
         """`every last day of the month: 3 of the 3 others were like it`"""

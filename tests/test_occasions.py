@@ -194,3 +194,12 @@ def test_more_days_like_it_never_make_an_explanation_weaker(alike: int, unlike: 
 
     assert more.rate > fewer.rate
     assert more.holds or not fewer.holds
+
+
+def test_an_hour_that_was_low_on_hundreds_of_days_is_explained_by_its_hour() -> None:
+    moment = datetime(2026, 9, 14, 3, tzinfo=UTC)
+    others = [(moment - timedelta(hours=n), n % 24 == 0) for n in range(1, 24 * 400)]
+
+    best = explain(moment, others, "hourly")[0]
+
+    assert best.holds and words(best.when) == "every day at 03:00" and best.alike == 399
