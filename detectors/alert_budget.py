@@ -201,7 +201,8 @@ def _words(asked: BudgetRequest, table_id: str, catalogue: Catalogue) -> dict[fl
 def _with_words(judged: Sequence[Answer], words: dict[float, str]) -> list[_Judged]:
     """A point's word lies between its time and the next point's: a bucket's count may be of any moment in it."""
     moments = [datetime.fromisoformat(a.timestamp).timestamp() if a.timestamp else math.nan for a in judged]
-    ends = [b for _, b in pairwise(moments)] + [moments[-1] + 1.0 if len(moments) < 2 else 2 * moments[-1] - moments[-2]]
+    after = 1.0 if len(moments) < 2 else moments[-1] - moments[-2]
+    ends = [b for _, b in pairwise(moments)] + [moment + after for moment in moments[-1:]]
     said, left = [""] * len(judged), sorted(words)
     place = 0
     for second in left:

@@ -170,6 +170,16 @@ def test_what_is_applied_is_kept_with_its_date_and_points_and_used(catalogue: Ca
     assert again["current"] == answer["calibrated"] == again["calibrated"] and not again["lost"]
 
 
+@pytest.mark.parametrize("days", [1, 3])
+def test_a_past_that_is_still_being_learnt_says_so(catalogue: Catalogue, tables: Tables, days: int) -> None:
+    noisy(catalogue, days=days)
+
+    answer = ask(catalogue, tables, 1.0)
+
+    assert (answer["points"], answer["judged"], answer["calibrated"]) == (days, 0, None)
+    assert answer["meaning"].count("too few") == 1
+
+
 def test_a_short_past_says_so_and_the_nominal_rate_is_used(catalogue: Catalogue, tables: Tables) -> None:
     noisy(catalogue, days=45)
 
