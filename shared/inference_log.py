@@ -1,7 +1,7 @@
 """Which verdicts were given, as Parquet files by detector and day, for whoever watches models from outside.
 
     {container}/{detector}/date=2026-09-21/batch-{batch}-00001.parquet    of a batch, with expected values and severities
-    {container}/{detector}/date=2026-09-21/history.parquet                what the history tells of all doors
+    {container}/{detector}/date=2026-09-21/history-00001.parquet          what the history tells of all doors
 
 The day is that of the point, in UTC. A file that is written again has the same name. A point may be in several of them: the
 columns `table_id`, `column` and `timestamp` tell which it is. Nothing is written while a request waits.
@@ -26,6 +26,7 @@ from shared.history import History
 from shared.verdicts import DOCUMENTS, verdicts
 
 PARTS_A_FILE: Final = 100
+SERIES_A_FILE: Final = 1_000  # all of them in memory at a time would be gigabytes of a large fleet
 READERS: Final = 8
 COLUMNS: Final = {"timestamp": "moment", "table_id": "string", "column": "string", "value": "float64", "expected": "float64",
                   "score": "float64", "is_anomaly": "bool", "severity": "string", "algorithm": "string",
@@ -78,7 +79,7 @@ def log_batch(batch_id: str, batches: Batches, blobs: Blobs, container: str) -> 
 
 
 def log_day(detector: str, day: date, history: History, blobs: Blobs, container: str) -> list[str]:
-    """Writes what the history has of all tables on one day. Raises StorageUnavailable."""
+    """Writes what the history has of all tables on one day, so many in a file. Raises StorageUnavailable."""
     start = datetime.combine(day, time(), UTC)
 
     def of(series: tuple[str | None, str]) -> list[Logged]:
@@ -86,11 +87,13 @@ def log_day(detector: str, day: date, history: History, blobs: Blobs, container:
         return list(of_history(detector, table_id, history, start, start + timedelta(days=1), column))
 
     tables = ((None, table_id) for table_id in history.tables(detector))
+    # Only of pattern is every column watched on its own.
+    known = history.columns(detector) if detector == "pattern" else tables
+    names = []
     with ThreadPoolExecutor(READERS) as pool:
-        # Only of pattern is every column watched on its own.
-        known = history.columns(detector) if detector == "pattern" else tables
-        found = [one for some in pool.map(of, known) for one in some]
-    return write_log(detector, found, "history", blobs, container)
+        for number, some in enumerate(batched(known, SERIES_A_FILE, strict=False), 1):
+            names += write_log(detector, chain.from_iterable(pool.map(of, some)), f"history-{number:05d}", blobs, container)
+    return names
 
 
 def of_answer(answer: Mapping[str, Any] | None, judged_at: datetime, correlation_id: str) -> Logged | None:

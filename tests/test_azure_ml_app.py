@@ -65,10 +65,10 @@ def test_a_batch_and_the_day_before_are_written_down_as_parquet(host: tuple[Loca
         day = f"volume/date={YESTERDAY.date().isoformat()}"
         eventually(lambda: list(blobs.names("logs", f"{day}/batch-")), seconds=30)
         httpx.post(f"{running.url}/admin/functions/watch_drift", json={}, headers={"x-functions-key": running.key})
-        eventually(lambda: list(blobs.names("logs", f"{day}/history.parquet")), seconds=30)
+        eventually(lambda: list(blobs.names("logs", f"{day}/history-")), seconds=30)
     found = {name.rpartition("/")[2]: list(parquet.read([blobs.get("logs", name).data]))  # type: ignore[union-attr]
              for name in blobs.names("logs", day)}
 
     told = {source: {row["table_id"]: row["is_anomaly"] for row in rows} for source, rows in found.items()}
     verdicts = {"east": False, "west": True}
-    assert told == {f"batch-{batch_id}-00001.parquet": verdicts, "history.parquet": verdicts}
+    assert told == {f"batch-{batch_id}-00001.parquet": verdicts, "history-00001.parquet": verdicts}

@@ -89,10 +89,20 @@ def test_what_came_through_any_door_is_logged_from_the_history(catalogue: Catalo
     [name] = inference_log.log_day("volume", date(2026, 9, 21), catalogue.history, catalogue.blobs, LOGS)
 
     found = rows(catalogue, name)
-    assert name == "volume/date=2026-09-21/history.parquet"
+    assert name == "volume/date=2026-09-21/history-00001.parquet"
     assert [(row["value"], row["is_anomaly"], row["score"]) for row in found] == [
         (1000.0, False, 1.0), (10.0, True, 0.01), (20.0, None, 0.02)]
     assert {(row["table_id"], row["model_version"]) for row in found} == {("orders", "3")}
+
+
+def test_a_fleet_is_logged_so_many_tables_in_a_file(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_log, "SERIES_A_FILE", 2)
+    catalogue.history.record_many("volume", {f"t{n}": [Point(DAY, 1.0, score=0.5)] for n in range(5)})
+
+    names = [inference_log.log_day("volume", DAY.date(), catalogue.history, catalogue.blobs, LOGS) for _ in range(2)]
+
+    assert names[0] == names[1] == list(catalogue.blobs.names(LOGS))
+    assert [[row["table_id"] for row in rows(catalogue, name)] for name in names[0]] == [["t0", "t1"], ["t2", "t3"], ["t4"]]
 
 
 def test_every_column_of_pattern_is_logged(catalogue: Catalogue) -> None:
