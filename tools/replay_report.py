@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 ARMS: Final = ("frozen", "weekly", "taught")
-# So long after a level changed an alarm is neither right nor wrong: somebody has to be told of it once.
-SHIFT_TOLERANCE: Final = 7
 COLOURS: Final = {"frozen": "#8c8c8c", "weekly": "#1f77b4", "taught": "#2ca02c"}
 TOLD: Final = {"frozen": "trained once", "weekly": "retrained every week", "taught": "retrained, with feedback"}
 LINES: Final = {"better": ("#2ca02c", "-"), "first": ("#2ca02c", ":"), "refreshed": ("#98df8a", "-"),
@@ -108,12 +106,8 @@ class Figures:
 
 
 def counted(year: Year) -> list[Verdict]:
-    """The verdicts that are right or wrong: not those just after a level changed for good."""
-    def settling(verdict: Verdict) -> bool:
-        shift = year.shifts.get(verdict.load.table)
-        return shift is not None and 0 <= (verdict.load.day - shift).days < SHIFT_TOLERANCE
-
-    return [verdict for verdict in year.verdicts if not settling(verdict)]
+    """The verdicts that are right or wrong. The first day of a new level is neither: somebody has to be told of it, once."""
+    return [verdict for verdict in year.verdicts if verdict.load.day != year.shifts.get(verdict.load.table)]
 
 
 def figures(year: Year) -> dict[str, Figures]:
@@ -156,8 +150,8 @@ def _summary(year: Year) -> str:
              str(one.found), str(one.missed)] for arm, one in found.items()]
     head = ["copy", "F1", "precision", "recall", "false positive rate", "false alarms", "faults found", "missed"]
     tables = len({verdict.load.table for verdict in year.verdicts})
-    told = (f"<p>{tables} tables, each in three copies that saw the same loads and the same faults. The {SHIFT_TOLERANCE} "
-            "days after a level changed for good count neither as right nor as wrong.</p>")
+    told = (f"<p>{tables} tables, each in three copies that saw the same loads and the same faults. The day on which a "
+            "level changed for good counts neither as right nor as wrong; alarms on its later days are false.</p>")
     return told + _html_table(head, rows, [one.f1 == best for one in found.values()])
 
 
