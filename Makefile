@@ -4,16 +4,16 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 AZURITE := .azurite/node_modules/azurite/package.json
 
-.PHONY: help install run demo test replay-year bench bench-batch accuracy lint
+.PHONY: help install run demo test replay-year bench bench-batch bench-training accuracy lint
 
 help:
 	@echo "make demo     a tour on real data: loads, trains, judges, and stops by itself"
 	@echo "make run      the service on http://localhost:7071, with Azurite as its storage"
 	@echo "make test     installs what is needed and runs every test"
 	@echo "make replay-year   a year lived through day by day, with and without retraining and feedback: a page with plots"
-	@echo "make bench    latencies side by side with prophet and scikit-learn"
+	@echo "make bench    latencies side by side with prophet and scikit-learn, and tables a minute that are trained"
 	@echo "make bench-batch   tables a second of whole fleets, and how that grows"
-	@echo "make bench-training   tables a minute that are trained, by family, and what a fleet takes"
+	@echo "make bench-training   its last part alone: tables a minute by family, and what a fleet takes"
 	@echo "make accuracy DATA=DIR   scores every detector on labelled data and writes the README's table"
 	@echo "make install  the environment alone (.venv and Azurite)"
 	@echo "make lint     ruff and mypy"
@@ -51,6 +51,7 @@ replay-year: install
 bench: install
 	@$(PYTHON) -m tools.bench
 	@$(PYTHON) -m tools.bench_detectors
+	@$(PYTHON) -W ignore -m tools.bench_training
 
 bench-batch: install
 	@$(PYTHON) -W ignore -m tools.bench_batch
