@@ -20,7 +20,7 @@ from datetime import datetime
 from itertools import islice, pairwise
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from detectors import pattern_history
 from detectors.backtest import MOST_LISTED, months_of, score_of, warnings_of
@@ -46,6 +46,8 @@ MAX_BODY_BYTES = 64 * 1024
 
 class BudgetRequest(Input):
     """POST /api/v1/tables/{table_id}/alert-budget: `apply` keeps the answer among the table's settings."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     detector: str
     column: ColumnName | None = None

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from shared.contract import Input, parse, whole_number
 from shared.decisions import Decisions
@@ -52,7 +52,9 @@ def description(registry: Registry, decisions: Decisions, name: str) -> dict[str
 
 
 class RollbackRequest(Input):
-    """POST /api/v1/models/{name}/rollback, with or without a body."""
+    """POST /api/v1/models/{name}/rollback, with or without a body; a version is refused, as another one would answer."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     reason: Annotated[str, Field(max_length=500)] | None = None
 

@@ -283,6 +283,8 @@ def test_what_is_wrong_is_refused(catalogue: Catalogue, tables: Tables) -> None:
     assert (unnamed.value.target, outside.value.target) == ("column", "table_id")
     with pytest.raises(InvalidRequest, match="max_alerts_per_month"):
         ask(catalogue, tables, 0.0)
+    with pytest.raises(InvalidRequest, match="aply"):
+        ask(catalogue, tables, 1.0, aply=True)
 
 
 def test_a_column_s_budget_is_found_in_its_own_batches(service: httpx.Client) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from shared.contract import Observation, TrainRequest, VolumeRequest, parse, refusal
 from shared.errors import InvalidJson, InvalidRequest, PayloadTooLarge
+from shared.models import RollbackRequest
 
 
 def volume(**fields: object) -> bytes:
@@ -99,6 +100,13 @@ def test_every_wrong_field_is_reported_at_once() -> None:
         parse(VolumeRequest, b'{"table_id": "a/b", "sensitivity": "high"}')
 
     assert {detail["target"] for detail in refused.value.details} == {"table_id", "sensitivity", "current_row_count"}
+
+
+def test_a_rollback_to_a_version_of_ones_own_choice_is_refused_and_not_another_one_taken() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(RollbackRequest, b'{"version": "1"}')
+
+    assert refused.value.target == "version"
 
 
 def test_a_body_over_the_limit_is_not_parsed() -> None:
