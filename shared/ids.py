@@ -12,8 +12,9 @@ from shared.errors import InvalidRequest
 
 # A dot at the end is refused with the rest: Azure drops it from a path segment. To be used with `fullmatch`.
 _RULE = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,%d}(?<!\.)"
-ID_PATTERN = re.compile(_RULE % 62)
-MODEL_NAME_PATTERN = re.compile(_RULE % 126)
+MAX_ID, MAX_MODEL_NAME = 63, 127
+ID_PATTERN = re.compile(_RULE % (MAX_ID - 1))
+MODEL_NAME_PATTERN = re.compile(_RULE % (MAX_MODEL_NAME - 1))
 # Blobs may lie in folders such as `date=2026-09-21`.
 _SEGMENT = re.compile((_RULE % 254).replace("_.-]", "_.=-]"))
 MAX_BLOB_NAME = 1024
@@ -23,7 +24,8 @@ def check_id(text: str, target: str, pattern: re.Pattern[str] = ID_PATTERN) -> s
     """The id as it came. Raises InvalidRequest naming `target`."""
     if not isinstance(text, str) or not pattern.fullmatch(text):
         raise InvalidRequest("An id begins with a letter or a digit, goes on with these, '_', '-' or single dots, "
-                             "does not end with a dot, and has at most 63 characters.", target)
+                             "does not end with a dot, and has at most "
+                             f"{MAX_ID if pattern is ID_PATTERN else MAX_MODEL_NAME} characters.", target)
     return text
 
 

@@ -206,6 +206,14 @@ def test_a_dry_run_shows_what_would_be_sent_and_needs_no_workspace(
     assert shown in capsys.readouterr().out and not server.sent
 
 
+def test_a_table_that_is_none_is_not_trained_there(server: AzureMl, client: MLClient,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "volume", "--table-id", "../up"], client)
+
+    assert "An id begins" in capsys.readouterr().err and not server.sent
+
+
 def test_without_a_workspace_a_command_says_what_to_set(monkeypatch: pytest.MonkeyPatch, server: AzureMl,
                                                         capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("AZUREML_WORKSPACE_NAME")

@@ -50,6 +50,8 @@ def test_every_other_id_is_refused_by_the_name_of_its_field(text):
 
 def test_the_longest_kind_and_table_make_a_model_name():
     assert check_model_name(f"{'k' * 63}.{'t' * 63}")
+    with pytest.raises(InvalidRequest, match="at most 127"):
+        check_model_name("m" * 128)
 
 
 @pytest.mark.parametrize("bad", BAD_PATHS)

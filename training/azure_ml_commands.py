@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from azure.core.polling import LROPoller
 
 from detectors.directory import DETECTORS
-from shared.errors import ServiceError
+from shared.errors import InvalidRequest, ServiceError
+from shared.ids import check_id
 from shared.registry import Manifest, Registry
 from shared.settings import InvalidSetting, Settings
 from shared.workspace import Workspace, outlook
@@ -168,6 +169,13 @@ def _create_environment(purpose: entities.Purpose, sending: Sending) -> None:
     sending.create(entities.environment(purpose), lambda ml, one: ml.environments.create_or_update(one))
 
 
+def _table(text: str) -> str:
+    try:
+        return check_id(text, "table_id")
+    except InvalidRequest as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
 def _registry() -> Registry:
     from shared.worker import registry
 
@@ -195,7 +203,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def trained(one: argparse.ArgumentParser) -> None:
         one.add_argument("detector", choices=list(DETECTORS))
-        one.add_argument("--table-id", action="append", required=True, metavar="ID", help="may be given several times")
+        one.add_argument("--table-id", action="append", required=True, metavar="ID", type=_table,
+                         help="may be given several times")
         source = one.add_mutually_exclusive_group()
         source.add_argument("--data", metavar="FILE", help="a file, or an address (azureml://datastores/...)")
         source.add_argument("--from-history", action="store_true", help="what the service has stored of the table (default)")
