@@ -107,8 +107,8 @@ async def start(client: df.DurableOrchestrationClient, runs: Retrainings, reques
 
 
 async def start_scheduled(client: df.DurableOrchestrationClient, runs: Retrainings, request: RetrainRequest) -> str:
-    """What a timer does, in words: it starts a run unless the last one of a timer still goes; an interrupted one goes on."""
-    run_id, etag = await to_thread(runs.scheduled)
+    """What a timer does, in words: it starts a run unless its last one still goes; an interrupted one goes on."""
+    run_id, etag = await to_thread(runs.scheduled, request.only)
     if run_id is not None:
         try:
             last = await engine.seen(client, runs, run_id)
@@ -119,7 +119,7 @@ async def start_scheduled(client: df.DurableOrchestrationClient, runs: Retrainin
             return f"run {run_id} was interrupted and goes on"
         if last["state"] in ("accepted", "running"):
             return f"run {run_id} still goes"
-    key = await to_thread(runs.reserve, etag)
+    key = await to_thread(runs.reserve, request.only, etag)
     if key is None:
         return "somebody else was quicker"
     return f"started run {(await start(client, runs, request, key))['run_id']}"
@@ -191,12 +191,19 @@ def retrain_model(job: dict) -> None:  # type: ignore[type-arg]  # the worker ta
     if not goes_on() or runs.is_done(run_id, model):
         return
     target, asked = targets.Target(**runs.target(run_id, model)), runs.request(run_id)
-    request = targets.train_request(target, asked, tables().get(target.table_id), registry(),
-                                    catalogue().settings.history_days)
     order = Order(run_id, asked.as_of, asked.only, asked.force, goes_on)
+    try:
+        request = targets.train_request(target, asked, tables().get(target.table_id), registry(),
+                                        catalogue().settings.history_days)
+    except StorageUnavailable:
+        raise
+    except Exception as error:  # its settings or its name: the others are trained all the same
+        runs.decide(run_id, model, given_up(target, order, f"Nothing can be asked for it: {error}"[:2000]))
+        return
     with runs.attempt(run_id, model) as died:
         # The engine would hand it out for ever: one table that fills the memory must not keep the run from ending.
-        decision = (given_up(target.detector, request, order, died) if died >= MOST_DEATHS else
+        why = f"Its training ended the process {died} times: most likely it needs more memory than there is."
+        decision = (given_up(target, order, why) if died >= MOST_DEATHS else
                     retrain(target.detector, request, Stores(history(), registry(), decisions(), monitoring()), order))
     if decision is not None:
         runs.decide(run_id, model, decision | _budgets(target, asked))

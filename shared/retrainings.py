@@ -2,7 +2,7 @@
 
     jobs/retraining/{run}/plan-00001.json   which models are to be trained, GROUP in a file
     jobs/retraining/{run}/attempt-00001     how many attempts at a model ended with their process, one that goes on included
-    jobs/retraining/scheduled.json          which run a timer started last
+    jobs/retraining/scheduled-{only}.json   which run a timer started last
     results/{run}/model-00001.json          what was decided about a model
 """
 
@@ -89,16 +89,16 @@ class Retrainings(Runs):
             found = pool.map(lambda number: self.result(run_id, number), numbers)
             return b"".join(b"%s\n" % line for line in found if line is not None)
 
-    def scheduled(self) -> tuple[str | None, str | None]:
-        """The id of the run that a timer started last, and the ETag of that word; (None, None) before the first."""
-        found = self._blobs.get(self._jobs, f"{self.folder}/scheduled.json")
+    def scheduled(self, only: str) -> tuple[str | None, str | None]:
+        """The id of the run that the timer of such runs started last, and that word's ETag; (None, None) for none."""
+        found = self._blobs.get(self._jobs, f"{self.folder}/scheduled-{only}.json")
         return (json.loads(found.data)["run_id"], found.etag) if found else (None, None)
 
-    def reserve(self, etag: str | None) -> str | None:
-        """A key for the next run of a timer; None where somebody else was quicker since `etag`."""
+    def reserve(self, only: str, etag: str | None) -> str | None:
+        """A key for the next run of that timer; None where somebody else was quicker since `etag`."""
         key = uuid.uuid4().hex
         try:
-            self._blobs.put(self._jobs, f"{self.folder}/scheduled.json", to_json({"run_id": id_of_key(key)}),
+            self._blobs.put(self._jobs, f"{self.folder}/scheduled-{only}.json", to_json({"run_id": id_of_key(key)}),
                             if_match=etag, if_absent=etag is None)
         except Conflict:
             return None

@@ -184,10 +184,10 @@ def test_a_column_is_spelt_as_its_model_spells_it(registry: Registry) -> None:
 
 def test_of_two_timers_at_the_same_time_one_gets_the_run(settings: Settings) -> None:
     runs = Retrainings(Blobs(settings), settings)
-    _, etag = runs.scheduled()
+    _, etag = runs.scheduled("changed")
 
-    keys = [runs.reserve(etag), runs.reserve(etag)]
+    keys = [runs.reserve("changed", etag), runs.reserve("changed", etag)]
 
     assert keys[0] is not None and keys[1] is None
     record, is_new = runs.accept(RetrainRequest(), keys[0])
-    assert is_new and runs.scheduled()[0] == record["run_id"]
+    assert is_new and runs.scheduled("changed")[0] == record["run_id"]

@@ -17,6 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -30,11 +31,12 @@ from shared.decisions import Decisions
 from shared.errors import Conflict, InvalidRequest, StorageUnavailable
 from shared.history import History
 from shared.monitoring import Monitoring, drifted
-from shared.registry import Manifest, Registry
+from shared.registry import CorruptArtefact, Manifest, Registry
 from training import azure_ml, promotion
 from training.gates import leaving, p95_ms
 from training.monitoring import monitor
 from training.promotion import Decision, Reigning
+from training.targets import Target
 
 log = logging.getLogger(__name__)
 AGAIN = timedelta(days=6)  # a drifted model is not tried again within its week
@@ -89,22 +91,20 @@ def retrain(kind: str, request: Any, stores: Stores, order: Order) -> dict[str, 
         log.warning("Retraining %s failed", name, exc_info=True)
         told = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]}
     told["seconds"] = round(time.perf_counter() - began, 2)
-    record: dict[str, Any] = _finite(_blank(kind, request, order) | told)
+    record: dict[str, Any] = _finite(_blank(Target(kind, request.table_id, getattr(request, "column", None)), order) | told)
     telemetry.retrained(kind, record["outcome"])
     if record["outcome"] not in PASSING and (record["reigned"] or record["challenger"]):
         stores.decisions.put(name, record)
     return record
 
 
-def given_up(kind: str, request: Any, order: Order, died: int) -> dict[str, Any]:
-    """What is kept of a model whose training ended its process `died` times."""
-    why = f"Its training ended the process {died} times: most likely it needs more memory than there is."
-    return _blank(kind, request, order) | _outcome("failed", why) | {"seconds": 0.0}
+def given_up(target: Target, order: Order, why: str) -> dict[str, Any]:
+    """What is kept of a model that is not trained at all."""
+    return _blank(target, order) | _outcome("failed", why) | {"seconds": 0.0}
 
 
-def _blank(kind: str, request: Any, order: Order) -> dict[str, Any]:
-    return {"run_id": order.run_id, "detector": kind, "table_id": request.table_id,
-            "name": detector(kind).model_name(request), "column": getattr(request, "column", None),
+def _blank(target: Target, order: Order) -> dict[str, Any]:
+    return {"run_id": order.run_id, **target.to_json(), "name": target.name,
             "at": _now().isoformat(timespec="seconds"), "as_of": order.as_of and order.as_of.isoformat(), "version": None,
             "reigned": None, "promoted": False, "champion": None, "challenger": None, "registration": None, "drift": None}
 
@@ -187,8 +187,11 @@ def _decided(trainer: Any, request: Any, prepared: Any, champion: Reigning | Non
 
 def _landed(name: str, run_id: str, registry: Registry) -> Manifest | None:
     """The version that this retraining published before it was interrupted, the first of several."""
-    recent = (registry.manifest(name, version) for version in registry.versions(name)[-RECENT_VERSIONS:])
-    return next((manifest for manifest in recent if _run_of(manifest) == run_id), None)
+    for version in registry.versions(name)[-RECENT_VERSIONS:]:
+        with suppress(CorruptArtefact):  # a damaged one is not of this run, and keeps nobody from training
+            if _run_of(manifest := registry.manifest(name, version)) == run_id:
+                return manifest
+    return None
 
 
 def _run_of(manifest: Manifest) -> str | None:
