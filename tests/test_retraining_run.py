@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from orchestrations.retraining import start_scheduled
 from shared.blobs import Blobs
 from shared.contract_retraining import RetrainRequest
+from shared.entities import Entities
+from shared.history import History
 from shared.retrainings import Retrainings
 from shared.runs import id_of_key
 from shared.settings import Settings
@@ -171,6 +174,19 @@ def test_a_table_whose_training_ends_the_process_again_and_again_is_given_up_alo
     assert "ended the process 3 times" in run["skipped"][0]["reason"]
 
 
+def test_settings_that_nobody_can_read_end_no_training_but_their_table_s(service: httpx.Client, account: str) -> None:
+    for table in ("sound", "unsound"):
+        load(service, table, batches(1, 20), detector="pattern", column="code")
+    settings = Settings(connection_string=account)
+    unreadable = {"PartitionKey": "tables", "RowKey": "unsound", "described": '{"settings": {"timezone": "Mars"}}'}
+    Entities(History(settings), settings.tables_table).put_many([unreadable])
+
+    run = ended(service, start(service, **FORMATS, tables=["sound", "unsound"]))
+
+    assert (run["state"], run["outcomes"]) == ("succeeded", {"first": 1, "failed": 1})
+    assert "timezone" in next(one["reason"] for one in run["skipped"] if "unsound" in one["name"])
+
+
 def test_an_attempt_counts_unless_it_ends_with_a_word(storage: str) -> None:
     runs, run_id = Retrainings(Blobs(settings := Settings(connection_string=storage)), settings), "a" * 32
     with suppress(ValueError), runs.attempt(run_id, 1):
@@ -195,11 +211,14 @@ def test_a_timer_that_fires_while_its_run_goes_on_starts_no_other(service: httpx
 
     # A drift watch that goes on keeps no weekly run from starting, nor the other way round.
     for only in ("changed", "drifted"):
-        run_id, _ = runs.scheduled(only)
-        eventually(lambda run_id=run_id: service.get(f"/v1/retrain/{run_id}").is_success, seconds=30)
-        asked = service.post(f"/v1/retrain/{run_id}/cancel").json()["asked"]
-        assert asked["only"] == only
+        url = f"/v1/retrain/{runs.scheduled(only)[0]}"
+        eventually(partial(_is_known, service, url), seconds=30)
+        assert service.post(f"{url}/cancel").json()["asked"]["only"] == only
     assert host.logs.count("Weekly retraining: started run") == host.logs.count("Drift watch: started run") == 1
+
+
+def _is_known(service: httpx.Client, url: str) -> bool:
+    return service.get(url).is_success
 
 
 class Engine:
