@@ -1,6 +1,6 @@
 """A year of daily loads lived through day by day by the running service, with and without retraining and feedback.
 
-    python -m tools.replay_year [--data DIR] [--out out/replay-year] [--tables 2] [--algorithm auto]
+    python -m tools.replay_year [--data DIR] [--out out/replay-year] [--tables 5] [--algorithm structural]
 
 Three copies of every table see the same loads and the same faults. `frozen` is trained once and never again; `weekly` is
 retrained every week; `taught` is retrained, too, and its owner says every morning which of yesterday's alarms were right.
@@ -53,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder of CSV files with date, rows and label (the bundled flights)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "replay-year", help="where the page goes")
-    parser.add_argument("--algorithm", default="auto",
-                        help="what is tried every week: all families, as the timer does (%(default)s), or one alone")
-    parser.add_argument("--tables", type=int, default=2, help="how many tables; each takes some minutes (%(default)s)")
+    parser.add_argument("--algorithm", default="structural",
+                        help="what is tried every week: one family (%(default)s), or auto, all of them, as the timer does; that "
+                             "takes ten times as long")
+    parser.add_argument("--tables", type=int, default=5, help="how many tables (%(default)s)")
     parser.add_argument("--days", type=int, default=365, help="how many days (%(default)s)")
     parser.add_argument("--port", type=int, default=0)
     args = parser.parse_args(argv)
