@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="a folder of CSV files with date, rows and label (the bundled flights)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "replay-year", help="where the page goes")
     parser.add_argument("--algorithm", default="structural",
-                        help="what is tried every week: one family (%(default)s), or auto, all of them, as the timer does; that "
-                             "takes ten times as long")
+                        help="what is tried every week: one family (%(default)s), or auto, all of them, as the timer does, "
+                             "which takes ten times as long")
     parser.add_argument("--tables", type=int, default=5, help="how many tables (%(default)s)")
     parser.add_argument("--days", type=int, default=365, help="how many days (%(default)s)")
     parser.add_argument("--port", type=int, default=0)
