@@ -24,7 +24,7 @@ from shared.catalogue import Catalogue
 from shared.contract import DetectOptions, parse, whole_number
 from shared.contract_feedback import MAX_RULE_NOTE, MAX_RULES, Bound, FeedbackRequest, Rule, When
 from shared.contract_tables import Table, with_defaults
-from shared.errors import InvalidRequest, ServiceError
+from shared.errors import InvalidRequest, ModelNotFound, ModelUnavailable
 from shared.events import Publisher
 from shared.feedback import LABELS, Feedback, Said
 from shared.history import CONFIRMED, EXCLUDED, REPAIRED, row_key
@@ -158,7 +158,7 @@ def _algorithm(case: _Case, desk: Desk) -> str | None:
     try:
         name = DETECTORS[case.asked.detector].model_name(case.points.request)
         return str(desk.catalogue.registry.manifest(name, case.point.model).card["algorithm"])
-    except (ServiceError, KeyError):
+    except (ModelNotFound, ModelUnavailable, KeyError):
         return None
 
 

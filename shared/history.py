@@ -202,12 +202,6 @@ class History:
         for row in self._query(f"PartitionKey ge '{first}' and PartitionKey lt '{first}~'", ["PartitionKey", "RowKey"]):
             yield row["PartitionKey"].removeprefix(":tables:"), row["RowKey"]
 
-    def columns(self, detector: str) -> Iterator[tuple[str, str]]:
-        """(column, table id) of every series of a detector that keeps one for each column."""
-        index = f"{_index(detector)}."
-        for row in self._query(f"PartitionKey ge '{index}' and PartitionKey lt '{index[:-1]}/'", ["PartitionKey", "RowKey"]):
-            yield row["PartitionKey"].removeprefix(index), row["RowKey"]
-
     def _list(self, detector: str, table_ids: Iterable[str]) -> None:
         """Writes tables into the index, once for each worker; before their points, so that none is ever unlisted."""
         index = _index(detector)

@@ -23,7 +23,7 @@ from shared import parquet
 from shared.batches import Batches
 from shared.blobs import Blobs
 from shared.history import History
-from shared.verdicts import DOCUMENTS, verdicts
+from shared.verdicts import verdicts
 
 PARTS_A_FILE: Final = 100
 SERIES_A_FILE: Final = 1_000  # all of them in memory at a time would be gigabytes of a large fleet
@@ -86,9 +86,9 @@ def log_day(detector: str, day: date, history: History, blobs: Blobs, container:
         column, table_id = series
         return list(of_history(detector, table_id, history, start, start + timedelta(days=1), column))
 
-    tables = ((None, table_id) for table_id in history.tables(detector))
-    # Only of pattern is every column watched on its own.
-    known = history.columns(detector) if detector == "pattern" else tables
+    known: Iterable[tuple[str | None, str]] = ((None, table_id) for table_id in history.tables(detector))
+    if detector == "pattern":  # of it alone every column is watched on its own
+        known = ((name.removeprefix(f"{detector}."), table_id) for name, table_id in history.listed(f"{detector}."))
     names = []
     with ThreadPoolExecutor(READERS) as pool:
         for number, some in enumerate(batched(known, SERIES_A_FILE, strict=False), 1):
@@ -112,12 +112,8 @@ def of_answer(answer: Mapping[str, Any] | None, judged_at: datetime, correlation
 def of_history(detector: str, table_id: str, history: History, start: datetime, end: datetime,
                column: str | None = None) -> Iterator[Logged]:
     """The verdicts on a table's points from `start` on and before `end`, as far as the history keeps them."""
-    values: dict[int, float] = {}
-    if detector not in DOCUMENTS:
-        known = history.read(detector, table_id, start, end)
-        values = dict(zip(known.seconds.tolist(), known.values.tolist(), strict=True))
     for seen in verdicts(history, detector, table_id, column, start, end):
         if seen.judged:
             flagged = {"anomaly": True, "ok": False}.get(seen.status)
-            yield Logged(seen.timestamp, table_id, values.get(int(seen.timestamp.timestamp())), score=seen.score,
-                         is_anomaly=flagged, model_version=seen.model, column=column)
+            yield Logged(seen.timestamp, table_id, seen.value, score=seen.score, is_anomaly=flagged,
+                         model_version=seen.model, column=column)

@@ -19,7 +19,7 @@ import numpy as np
 
 from shared import monitoring, rates
 from shared.contract import whole_number
-from shared.errors import InvalidRequest, ModelNotFound
+from shared.errors import InvalidRequest, ModelNotFound, ModelUnavailable
 from shared.feedback import Feedback, Said
 from shared.history import History
 from shared.ids import check_id
@@ -261,7 +261,7 @@ def _live(model: Figures, asked: Asked, sources: Sources) -> Months:
         algorithms[version] = "unknown"
         try:
             algorithms[version] = sources.registry.manifest(model["name"], version).card.get("algorithm", "unknown")
-        except ModelNotFound:
+        except (ModelNotFound, ModelUnavailable):
             continue
     return Months.of(seen, algorithms)
 

@@ -100,15 +100,10 @@ class SpokenOf:
 
     def between(self, start: datetime, end: datetime | None) -> list[Spoken]:
         """The points from `start` on and before `end`, oldest first."""
-        seen = list(verdicts(self.catalogue.history, self.detector, self.table_id, self.column, start, end))
-        if self.detector in DOCUMENTS:
-            values: Sequence[float | None] = [None] * len(seen)
-        else:
-            values = self.catalogue.history.read(self.detector, self.table_id, start, end).values.tolist()
-        lags = [timedelta(minutes=value or 0.0) if self.detector == "timeliness" else timedelta() for value in values]
-        return [Spoken(one.timestamp, one.timestamp - lag, one.status, one.judged or one.status == "anomaly", value,
-                       one.score, one.model, one.observed_at)
-                for one, value, lag in zip(seen, values, lags, strict=False)]
+        lag = timedelta(minutes=1) if self.detector == "timeliness" else timedelta()
+        return [Spoken(one.timestamp, one.timestamp - lag * (one.value or 0.0), one.status,
+                       one.judged or one.status == "anomaly", one.value, one.score, one.model, one.observed_at)
+                for one in verdicts(self.catalogue.history, self.detector, self.table_id, self.column, start, end)]
 
     def mark(self, moments: Sequence[datetime], status: str) -> None:
         """Sets the status of points that are there; the next verdict of this worker knows of it."""

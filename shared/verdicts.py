@@ -18,7 +18,7 @@ DOCUMENTS = ("distribution", "pattern", "sequence")
 # Who answers where a table has no model.
 BASELINES = {"volume": "structural", "distribution": "conditional_residual", "pattern": "formats",
              "timeliness": "lag_filter", "sequence": "hypothesis_filter"}
-_COLUMNS = ["RowKey", "status", "score", "model", "observed_at"]
+_COLUMNS = ["RowKey", "value", "status", "score", "model", "observed_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Seen:
     """One stored point. `judged`: a detector gave a verdict, calibrated `score` in [0, 1] where it kept one.
 
     `model` is the version that judged, None for the baseline; `observed_at` when, None where that was not kept. `status` is
-    the verdict, or a person's word in its place.
+    the verdict, or a person's word in its place. `value` is None of a document.
     """
 
     timestamp: datetime
@@ -35,6 +35,7 @@ class Seen:
     score: float | None = None
     model: str | None = None
     observed_at: datetime | None = None
+    value: float | None = None
 
 
 def verdicts(history: History, detector: str, table_id: str, column: str | None = None, start: datetime | None = None,
@@ -59,7 +60,7 @@ def verdicts(history: History, detector: str, table_id: str, column: str | None 
     for row in history._query(where, _COLUMNS):
         score, seen = row.get("score"), row.get("observed_at")
         yield Seen(datetime.fromisoformat(row["RowKey"]), row["status"], score is not None, score, row.get("model"),
-                   datetime.fromisoformat(seen) if seen else None)
+                   datetime.fromisoformat(seen) if seen else None, row["value"])
 
 
 # Seconds that a verdict took are counted in classes, each a fifth wider than the one before.

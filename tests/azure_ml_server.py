@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from azure.core.credentials import AccessToken
 
+from tests.loopback import serving
 from training.azure_ml import Patient
 
 ARM = "https://management.azure.com"
@@ -191,12 +191,5 @@ class Token:
 
 @contextmanager
 def azure_ml(upload_to: str = "") -> Iterator[AzureMl]:
-    server = AzureMl(upload_to)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(AzureMl(upload_to)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -50,7 +50,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def loopback(status: int, drops: bool = False) -> Iterator[Loopback]:
-    server = Loopback(status, drops)
+    with serving(Loopback(status, drops)) as server:
+        yield server
+
+
+@contextmanager
+def serving[S: ThreadingHTTPServer](server: S) -> Iterator[S]:
+    """A server answering on its own thread."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
