@@ -186,7 +186,8 @@ class SpokenOf:
         of = f"{self.table_id}, column {self.column}," if self.column is not None else self.table_id
         return (f"{of} has no stored point of {self.detector} at {moment.isoformat().replace('+00:00', 'Z')}, or in its "
                 f"{'bucket' if self.granularity != 'daily' else 'day'}: " + (f"the nearest are at {near}." if near else
-                                                                             "there is none near it."))
+                                                                             "there is none near it. A verdict is stored "
+                                                                             "seconds after it was given."))
 
     def _card(self) -> Any:
         try:
